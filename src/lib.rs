@@ -1,0 +1,5 @@
+pub mod api;
+pub mod backend;
+pub mod clock;
+pub mod random;
+pub mod rule;
