@@ -1,1 +1,10 @@
+//! The contract's face: generated messages, decoding into the domain, encoding, statuses and the services. The only
+//! place where protobuf meets the domain.
+
+pub mod decode;
+pub mod encode;
+pub mod health;
 pub mod proto;
+pub mod sandbox;
+pub mod service;
+pub mod status;

@@ -26,31 +26,70 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     fn identity(&self) -> String;
 
     /// Fills the empty parts of a target from the configuration. An error if that account or Region is not served.
-    fn resolve(&self, account: Option<AccountId>, region: Option<Region>) -> Result<Target, BackendError>;
+    fn resolve(
+        &self,
+        account: Option<AccountId>,
+        region: Option<Region>,
+    ) -> Result<Target, BackendError>;
 
     /// How long after a write a read may still show the state before it, in the common case. Zero: never.
     fn read_lag(&self) -> Duration;
 
     /// The group with its VPC and all its rules. It is the best knowledge, not the truth: others write, too.
-    fn image<'a>(&'a self, call: &'a CallContext, target: &'a Target, group: &'a GroupRef) -> Answer<'a, GroupImage>;
+    fn image<'a>(
+        &'a self,
+        call: &'a CallContext,
+        target: &'a Target,
+        group: &'a GroupRef,
+    ) -> Answer<'a, GroupImage>;
 
     /// DescribeSecurityGroups.
-    fn describe_groups<'a>(&'a self, call: &'a CallContext, target: &'a Target, request: &'a DescribeGroups) -> Answer<'a, Page<GroupImage>>;
+    fn describe_groups<'a>(
+        &'a self,
+        call: &'a CallContext,
+        target: &'a Target,
+        request: &'a DescribeGroups,
+    ) -> Answer<'a, Page<GroupImage>>;
 
     /// DescribeSecurityGroupRules.
-    fn describe_rules<'a>(&'a self, call: &'a CallContext, target: &'a Target, request: &'a DescribeRules) -> Answer<'a, Page<OwnedRule>>;
+    fn describe_rules<'a>(
+        &'a self,
+        call: &'a CallContext,
+        target: &'a Target,
+        request: &'a DescribeRules,
+    ) -> Answer<'a, Page<OwnedRule>>;
 
     /// RevokeSecurityGroupEgress or RevokeSecurityGroupIngress. One attempt.
-    fn revoke<'a>(&'a self, call: &'a CallContext, target: &'a Target, request: &'a RevokeRules) -> Answer<'a, Revoked>;
+    fn revoke<'a>(
+        &'a self,
+        call: &'a CallContext,
+        target: &'a Target,
+        request: &'a RevokeRules,
+    ) -> Answer<'a, Revoked>;
 
     /// AuthorizeSecurityGroupEgress or AuthorizeSecurityGroupIngress. One attempt.
-    fn authorize<'a>(&'a self, call: &'a CallContext, target: &'a Target, request: &'a AuthorizeRules) -> Answer<'a, Authorized>;
+    fn authorize<'a>(
+        &'a self,
+        call: &'a CallContext,
+        target: &'a Target,
+        request: &'a AuthorizeRules,
+    ) -> Answer<'a, Authorized>;
 
     /// CreateSecurityGroup. One attempt.
-    fn create_group<'a>(&'a self, call: &'a CallContext, target: &'a Target, request: &'a CreateGroup) -> Answer<'a, Created>;
+    fn create_group<'a>(
+        &'a self,
+        call: &'a CallContext,
+        target: &'a Target,
+        request: &'a CreateGroup,
+    ) -> Answer<'a, Created>;
 
     /// DeleteSecurityGroup. One attempt.
-    fn delete_group<'a>(&'a self, call: &'a CallContext, target: &'a Target, request: &'a DeleteGroup) -> Answer<'a, Deleted>;
+    fn delete_group<'a>(
+        &'a self,
+        call: &'a CallContext,
+        target: &'a Target,
+        request: &'a DeleteGroup,
+    ) -> Answer<'a, Deleted>;
 }
 
 /// What a call carries to the backend besides its request.

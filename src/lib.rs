@@ -1,5 +1,39 @@
+//! Portcullis: a gRPC service through which teams change EC2 security-group rules.
+//!
+//! The path of a call, outermost first; `server.rs` puts it together:
+//!
+//! ```text
+//! main ─ cli ─ server      flags, config, listener, connections, drain
+//!               │
+//!   middleware  │ observe → deadline → admission → (authenticate → rate limit) → conform
+//!               │
+//!          api  │ decode: protobuf → Call          encode: Outcome → protobuf, Error → status
+//!               │
+//!   middleware  │ detach → (idempotency → turns → pacing)
+//!               │
+//!   operations  │ pre-image → decide → send → explain, warn, verify
+//!               │
+//!      backend  │ ec2 | sandbox
+//! ```
+//!
+//! Below all of it: [`rule`], the pure domain of security-group rules.
+
+pub mod admin;
+pub mod cli;
+pub mod server;
+
+pub mod middleware;
+
 pub mod api;
+
+pub mod operations;
+
 pub mod backend;
-pub mod clock;
-pub mod random;
+
 pub mod rule;
+
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod random;
+pub mod telemetry;

@@ -1,1 +1,307 @@
-fn main(){}
+//! The program: flags, configuration, log, parts, listeners, server, exit code.
+
+use std::{
+    future::Future,
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+    sync::Arc,
+};
+
+#[cfg(feature = "ec2")]
+use portcullis::config::TargetConfig;
+use portcullis::{
+    admin,
+    backend::{Backend, sandbox::Sandbox},
+    cli::{
+        self, Command, Settings,
+        banner::{Sample, banner},
+    },
+    clock::{Clock, SystemClock},
+    config::{self, BackendConfig, Complaint, Config, Ec2Config, LogFormat, SandboxConfig},
+    random::{Random, SystemRandom},
+    rule::Target,
+    server::{self, ServerStatus},
+    telemetry,
+};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
+
+/// Many small allocations per call on all cores: mimalloc is faster at them than the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const OK: u8 = 0;
+const FAILED: u8 = 1;
+/// EX_USAGE of sysexits.h: trying again without changing something is of no use.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let code = match cli::parse(std::env::args_os()) {
+        Ok(Command::Serve(settings)) => run(serve(settings)),
+        Ok(Command::CheckConfig(check)) if check.reference => print(&config::reference()),
+        Ok(Command::CheckConfig(check)) => check_config(check.settings),
+        Ok(Command::Health(health)) => run(ask_health(health)),
+        Err(error) => {
+            // If nobody reads it there is nobody to tell.
+            let _ = error.print();
+            if error.use_stderr() { USAGE } else { OK }
+        }
+    };
+    ExitCode::from(code)
+}
+
+/// Runs to the end without waiting for blocking work that is left then: after a second signal there may be some.
+fn run(command: impl Future<Output = u8>) -> u8 {
+    match Runtime::new() {
+        Ok(runtime) => {
+            let code = runtime.block_on(command);
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => complain(&format!("cannot start: {error}"), FAILED),
+    }
+}
+
+async fn serve(settings: Settings) -> u8 {
+    let config = match Config::load(settings.config.as_deref(), settings.flags) {
+        Ok(config) => config,
+        Err(complaints) => return refuse(&complaints),
+    };
+    let json = match config.log.format {
+        LogFormat::Auto => !io::stderr().is_terminal(),
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+    };
+    let _flush = match telemetry::start(json, &config.log.directives) {
+        Ok(guard) => guard,
+        Err(error) => return complain(&format!("cannot start the log: {error}"), FAILED),
+    };
+    match start(&config).await {
+        Ok(started) => started.finish().await,
+        Err(error) => {
+            tracing::error!(error, "cannot start");
+            FAILED
+        }
+    }
+}
+
+/// What runs between start and end.
+struct Started {
+    signals: Signals,
+    drain: oneshot::Sender<()>,
+    server: tokio::task::JoinHandle<server::Drained>,
+}
+
+async fn start(config: &Config) -> Result<Started, String> {
+    // First, so that a signal during the start is not missed.
+    let signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
+    let parts = open(config).await?;
+    let listener = bind("listen", config.listen).await?;
+    let grpc = local_address(&listener)?;
+    let status = ServerStatus::default();
+    let mut admin = None;
+    if let Some(address) = config.admin_listen {
+        let listener = bind("admin_listen", address).await?;
+        admin = Some(local_address(&listener)?);
+        // It answers as long as the process runs, through the drain.
+        tokio::spawn(admin::serve(listener, status.clone(), std::future::pending()));
+    }
+    print(&banner(config, grpc, admin, sample(config)));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        %grpc,
+        admin = admin.map(tracing::field::display),
+        backend = ?config.backend,
+        "started"
+    );
+    if let BackendConfig::Ec2(Ec2Config { insecure_loopback: true, .. }) = config.backend {
+        tracing::warn!("anyone on this machine can change these accounts' security groups");
+    }
+    let (drain, draining) = oneshot::channel();
+    let shutdown = async {
+        // Whether sent or dropped, it means the end.
+        let _ = draining.await;
+    };
+    let server = tokio::spawn(server::serve(listener, parts, shutdown, status));
+    Ok(Started { signals, drain, server })
+}
+
+/// A rule of the sample state, for the calls to try.
+fn sample(config: &Config) -> Option<Sample<'static>> {
+    match &config.backend {
+        BackendConfig::Sandbox(sandbox) if sandbox.state.is_empty() => Some(Sample {
+            group_id: "sg-000000000000000d1",
+            ip_permission: r#"{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}"#,
+        }),
+        BackendConfig::Sandbox(_) | BackendConfig::Ec2(_) => None,
+    }
+}
+
+impl Started {
+    /// Waits for the drain that the first signal starts. The second ends it.
+    async fn finish(self) -> u8 {
+        let Self { mut signals, drain, mut server } = self;
+        let ended = tokio::select! {
+            ended = &mut server => ended,
+            name = signals.next() => {
+                tracing::info!(signal = name, "draining; a second signal ends at once");
+                drop(drain);
+                tokio::select! {
+                    ended = &mut server => ended,
+                    name = signals.next() => {
+                        tracing::error!(signal = name, "ended before the drain was complete");
+                        return FAILED;
+                    }
+                }
+            }
+        };
+        match ended {
+            Ok(server::Drained { complete: true }) => {
+                tracing::info!("ended after a complete drain");
+                OK
+            }
+            Ok(server::Drained { complete: false }) => {
+                tracing::error!("ended with calls still in work: drain_timeout_ms was too short");
+                FAILED
+            }
+            Err(error) => {
+                tracing::error!(%error, "the server failed");
+                FAILED
+            }
+        }
+    }
+}
+
+/// Opens the parts that the server is made of.
+async fn open(config: &Config) -> Result<server::Parts, String> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let random: Arc<dyn Random> = Arc::new(SystemRandom);
+    let (backend, sandbox): (Arc<dyn Backend>, _) = match &config.backend {
+        BackendConfig::Sandbox(sandbox) => {
+            let sandbox = open_sandbox(config, sandbox, clock.clone(), random.clone())?;
+            (sandbox.clone(), Some(sandbox))
+        }
+        BackendConfig::Ec2(ec2) => (open_ec2(config, ec2).await?, None),
+    };
+    Ok(server::Parts { limits: config.limits.clone(), backend, sandbox, clock, random })
+}
+
+/// The sandbox with the state of the configured files, or the sample.
+fn open_sandbox(
+    config: &Config,
+    sandbox: &SandboxConfig,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> Result<Arc<Sandbox>, String> {
+    let mut states = Vec::new();
+    for file in &sandbox.state {
+        let text = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let state = Sandbox::parse_state(text.as_slice());
+        states.push(state.map_err(|error| format!("{}: {error}", file.display()))?);
+    }
+    let state = (!states.is_empty()).then(|| Sandbox::merge_states(states));
+    let target = config.default_account.clone().zip(config.default_region.clone());
+    let target = target.map(|(account, region)| Target { account, region });
+    let (sandbox, warnings) =
+        Sandbox::open(state, target, clock, random).map_err(|violations| {
+            let lines =
+                violations.iter().map(|wrong| format!("\n  {}: {}", wrong.field, wrong.message));
+            format!("the sandbox's state is wrong:{}", lines.collect::<String>())
+        })?;
+    for warning in warnings {
+        tracing::warn!(assumed = warning, "sandbox state");
+    }
+    Ok(Arc::new(sandbox))
+}
+
+#[cfg(feature = "ec2")]
+async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, String> {
+    use portcullis::backend::ec2::{Ec2, Ec2Settings, TargetSettings};
+    let target = |target: &TargetConfig| TargetSettings {
+        account: Some(target.account.clone()),
+        regions: target.regions.clone(),
+        role_arn: target.role_arn.clone(),
+        external_id: target.external_id.as_ref().map(|id| id.expose().to_owned()),
+    };
+    let settings = Ec2Settings {
+        endpoint_url: ec2.endpoint_url.clone(),
+        targets: ec2.targets.iter().map(target).collect(),
+        default_account: config.default_account.clone(),
+        default_region: config.default_region.clone(),
+        attempt_timeout: ec2.attempt_timeout,
+        connect_timeout: ec2.connect_timeout,
+    };
+    Ok(Arc::new(Ec2::open(settings).await?))
+}
+
+#[cfg(not(feature = "ec2"))]
+#[allow(clippy::unused_async, reason = "the other build awaits")]
+async fn open_ec2(_: &Config, _: &Ec2Config) -> Result<Arc<dyn Backend>, String> {
+    Err("this build has no EC2 backend: build with the feature ec2".to_owned())
+}
+
+async fn bind(name: &str, address: std::net::SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| format!("{name} {address}: {error}"))
+}
+
+fn local_address(listener: &TcpListener) -> Result<std::net::SocketAddr, String> {
+    listener.local_addr().map_err(|error| error.to_string())
+}
+
+/// The signals that end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+fn check_config(settings: Settings) -> u8 {
+    match Config::load(settings.config.as_deref(), settings.flags) {
+        Ok(config) => print(&format!("OK\n{}", config.show())),
+        Err(complaints) => refuse(&complaints),
+    }
+}
+
+async fn ask_health(health: cli::health::Health) -> u8 {
+    match health.ask().await {
+        Ok((status, serving)) => {
+            print(&format!("{status}\n"));
+            if serving { OK } else { FAILED }
+        }
+        Err(error) => complain(&error, FAILED),
+    }
+}
+
+fn refuse(complaints: &[Complaint]) -> u8 {
+    let lines: Vec<String> = complaints.iter().map(|complaint| format!("  {complaint}")).collect();
+    complain(&format!("the configuration is wrong:\n{}", lines.join("\n")), USAGE)
+}
+
+/// Prints to stdout. A closed stdout is no reason to fail: `println!` would panic.
+fn print(text: &str) -> u8 {
+    let mut out = io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    OK
+}
+
+fn complain(text: &str, code: u8) -> u8 {
+    let _ = writeln!(io::stderr(), "portcullis: {text}");
+    code
+}

@@ -63,8 +63,7 @@ pub fn explain_spec<'a>(
         .collect();
     // A stable sort: among equals the group's own order stays, so that the answer does not flicker.
     found.sort_by_key(|(reason, distance, _)| (*reason, *distance));
-    let reason =
-        found.first().map_or(UnknownReason::NoSuchDestination, |(reason, _, _)| *reason);
+    let reason = found.first().map_or(UnknownReason::NoSuchDestination, |(reason, _, _)| *reason);
     let nearest: Vec<&Rule> =
         found.into_iter().map(|(_, _, rule)| rule).take(MAX_NEAREST).collect();
     let message = spec_message(reason, spec, direction, nearest.first().copied());
@@ -94,9 +93,7 @@ pub fn explain_id<'a>(
         return Explanation { reason, nearest: vec![rule], message };
     }
     let (reason, message) = match owner {
-        Some(owner) => {
-            (UnknownReason::BelongsToAnotherGroup, format!("{id} belongs to {owner}."))
-        }
+        Some(owner) => (UnknownReason::BelongsToAnotherGroup, format!("{id} belongs to {owner}.")),
         None => (
             UnknownReason::NoSuchDestination,
             format!("This security group has no rule with the id {id}."),
@@ -170,7 +167,10 @@ fn spec_message(
 ) -> String {
     let asked = format!("{} {} {}", spec.traffic, preposition(direction), spec.peer);
     let Some(rule) = nearest else {
-        return format!("No {} rule of this security group is {asked}, or near it.", direction.as_str());
+        return format!(
+            "No {} rule of this security group is {asked}, or near it.",
+            direction.as_str()
+        );
     };
     let id = &rule.id;
     let has = describe(rule);
@@ -183,7 +183,9 @@ fn spec_message(
             }
         ),
         UnknownReason::PeerOwnerDiffers => {
-            format!("{id} is {asked}, but that group belongs to another account than the given one.")
+            format!(
+                "{id} is {asked}, but that group belongs to another account than the given one."
+            )
         }
         UnknownReason::ExistsInOtherDirection => format!(
             "{id} is the same rule as {}: {has}. No {} rule is {asked}.",

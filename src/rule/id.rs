@@ -163,7 +163,9 @@ mod tests {
     fn group_ids_have_8_or_17_lowercase_hex_digits() {
         assert!(GroupId::parse("sg-00000000").is_some());
         assert!(GroupId::parse("sg-0123456789abcdef0").is_some());
-        for bad in ["", "sg-", "0", "eks-cluster-sg", "sg-0123", "sg-0123456789ABCDEF0", "sg-0123456z"] {
+        for bad in
+            ["", "sg-", "0", "eks-cluster-sg", "sg-0123", "sg-0123456789ABCDEF0", "sg-0123456z"]
+        {
             assert!(GroupId::parse(bad).is_none(), "{bad}");
         }
     }

@@ -54,7 +54,11 @@ pub enum PeerKey {
 impl Peer {
     /// A reference to a group by its id.
     pub fn group(group_id: GroupId, user_id: Option<AccountId>) -> Self {
-        Self::Group(Box::new(GroupPeer { group_id: Some(group_id), user_id, ..GroupPeer::default() }))
+        Self::Group(Box::new(GroupPeer {
+            group_id: Some(group_id),
+            user_id,
+            ..GroupPeer::default()
+        }))
     }
 
     /// The form in which peers are compared.

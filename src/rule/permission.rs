@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use super::{
-    AccountId, Direction, GroupId, GroupPeer, Peer, PrefixListId, Protocol, RuleKey, RuleSpec,
-    Traffic, Violation, is_valid_description,
+    AccountId, GroupId, GroupPeer, Peer, PrefixListId, Protocol, RuleKey, RuleSpec, Traffic,
+    Violation, is_valid_description,
 };
 
 /// The most atomic rules in one request (ec2-facts section 6).
@@ -85,6 +85,14 @@ pub fn expand(field: &str, permissions: &[IpPermission]) -> Result<Vec<RuleSpec>
         let message = format!("{total} rules in one request; at most {MAX_RULES} are allowed.");
         return Err(vec![Violation::new(field, "ResourceCountExceeded", message)]);
     }
+    expand_all(field, permissions)
+}
+
+/// [`expand`] without the bound of one request: what a group holds already may be more.
+pub fn expand_all(
+    field: &str,
+    permissions: &[IpPermission],
+) -> Result<Vec<RuleSpec>, Vec<Violation>> {
     let mut expansion = Expansion::default();
     for (index, permission) in permissions.iter().enumerate() {
         if expansion.violations.len() >= MAX_VIOLATIONS {
@@ -234,10 +242,8 @@ impl Expansion {
             return None;
         };
         let Some(protocol) = Protocol::parse(text) else {
-            let message = format!(
-                "Invalid value '{}' for IP protocol. Unknown protocol.",
-                excerpt(text)
-            );
+            let message =
+                format!("Invalid value '{}' for IP protocol. Unknown protocol.", excerpt(text));
             self.refuse(format!("{path}.ip_protocol"), INVALID_VALUE, message);
             return None;
         };
@@ -396,71 +402,6 @@ pub fn excerpt(text: &str) -> String {
     short
 }
 
-/// The rules that the older, scalar form of an ingress call stands for, as permissions (ec2-facts section 9).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LegacyScalars {
-    /// One IPv4 range.
-    pub cidr_ip: Option<String>,
-    /// First port or ICMP type.
-    pub from_port: Option<i32>,
-    /// Protocol.
-    pub ip_protocol: Option<String>,
-    /// Last port or ICMP code.
-    pub to_port: Option<i32>,
-    /// A source group by name.
-    pub source_security_group_name: Option<String>,
-    /// The source group's owner.
-    pub source_security_group_owner_id: Option<String>,
-}
-
-impl LegacyScalars {
-    /// Those that are set, by field name. Empty strings and zeros count as unset (design.md section 1).
-    pub fn set_fields(&self) -> Vec<&'static str> {
-        let text = |value: &Option<String>| given(value.as_deref()).is_some();
-        let number = |value: Option<i32>| value.is_some_and(|value| value != 0);
-        [
-            ("cidr_ip", text(&self.cidr_ip)),
-            ("from_port", number(self.from_port)),
-            ("ip_protocol", text(&self.ip_protocol)),
-            ("to_port", number(self.to_port)),
-            ("source_security_group_name", text(&self.source_security_group_name)),
-            ("source_security_group_owner_id", text(&self.source_security_group_owner_id)),
-        ]
-        .into_iter()
-        .filter_map(|(name, set)| set.then_some(name))
-        .collect()
-    }
-
-    /// The permissions that say the same. A source group alone stands for all TCP, UDP and ICMP from it.
-    pub fn permissions(&self) -> Vec<IpPermission> {
-        let pair = || UserIdGroupPair {
-            group_name: self.source_security_group_name.clone(),
-            user_id: self.source_security_group_owner_id.clone(),
-            ..UserIdGroupPair::default()
-        };
-        if given(self.source_security_group_name.as_deref()).is_some() {
-            return [("icmp", -1, -1), ("tcp", 0, 65535), ("udp", 0, 65535)]
-                .into_iter()
-                .map(|(protocol, from, to)| IpPermission {
-                    ip_protocol: Some(protocol.to_owned()),
-                    from_port: Some(from),
-                    to_port: Some(to),
-                    user_id_group_pairs: vec![pair()],
-                    ..IpPermission::default()
-                })
-                .collect();
-        }
-        let range = Range { cidr: self.cidr_ip.clone(), description: None };
-        vec![IpPermission {
-            ip_protocol: self.ip_protocol.clone(),
-            from_port: self.from_port,
-            to_port: self.to_port,
-            ip_ranges: vec![range],
-            ..IpPermission::default()
-        }]
-    }
-}
-
 /// The rules that a new group starts with (R43).
 pub fn default_egress(ipv6: bool) -> Vec<RuleSpec> {
     let all = |peer| RuleSpec { traffic: Traffic::ALL, peer, description: None };
@@ -469,12 +410,4 @@ pub fn default_egress(ipv6: bool) -> Vec<RuleSpec> {
         specs.push(all(Peer::Ipv6(ipnet::Ipv6Net::default())));
     }
     specs
-}
-
-/// The field of the rule lists in requests of that direction, for messages.
-pub fn direction_words(direction: Direction) -> (&'static str, &'static str) {
-    match direction {
-        Direction::Egress => ("egress", "destination"),
-        Direction::Ingress => ("ingress", "source"),
-    }
 }

@@ -31,13 +31,19 @@ impl Protocol {
         if text == "-1" {
             return Some(Self::ALL);
         }
-        if let Some((_, protocol)) = NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
+        if let Some((_, protocol)) = NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text))
+        {
             return Some(*protocol);
         }
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
         text.parse::<u8>().ok().map(|number| Self(number.into()))
+    }
+
+    /// The number; -1 for all.
+    pub fn number(self) -> i16 {
+        self.0
     }
 
     /// How ports are to be read with this protocol.
@@ -276,7 +282,8 @@ mod tests {
             ("icmpv6", Some(1), None, "to_port"),
         ];
         for (protocol, from, to, field) in cases {
-            let violations = Traffic::new(Protocol::parse(protocol).unwrap(), from, to).unwrap_err();
+            let violations =
+                Traffic::new(Protocol::parse(protocol).unwrap(), from, to).unwrap_err();
             assert_eq!(violations[0].field, field, "{protocol} {from:?} {to:?}");
             assert_eq!(violations[0].code, "InvalidParameterValue");
         }

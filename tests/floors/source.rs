@@ -1,7 +1,7 @@
 //! Reads just enough Rust: code apart from comments and quotes, and the paths in it.
 
 /// The text with comments and quotes blanked: what they hold is not code.
-pub fn code_of(text: &str) -> String {
+pub(super) fn code_of(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut code = bytes.to_vec();
     let mut at = 0;
@@ -41,7 +41,7 @@ fn after(bytes: &[u8], from: usize, needle: &[u8]) -> usize {
 
 /// Every path of two or more segments: where it is, in how many inline modules, and its segments. Use groups are
 /// spread, and a glob is an empty segment.
-pub fn paths(code: &str) -> Vec<(usize, usize, Vec<&str>)> {
+pub(super) fn paths(code: &str) -> Vec<(usize, usize, Vec<&str>)> {
     let (mut all, mut inline, mut braces, mut at, mut last) = (Vec::new(), Vec::new(), 0, 0, "");
     while at < code.len() {
         match code.as_bytes()[at] {

@@ -1,0 +1,170 @@
+//! SecurityGroupService: from a gRPC request to a typed call, and back.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use tower::{ServiceExt, util::BoxCloneSyncService};
+
+use super::{
+    decode::{self, Decoded},
+    encode,
+    proto::v1::{self, security_group_service_server::SecurityGroupService},
+    status,
+};
+use crate::{
+    error::Error,
+    operations::{Call, CallMeta, Outcome, Progress},
+    random::Random,
+    rule::Violation,
+};
+
+/// The typed part of the path.
+pub type Typed = BoxCloneSyncService<Call, Outcome, Error>;
+
+/// What the HTTP layers know of a call; they put it into the request's extensions.
+#[derive(Clone, Debug)]
+pub struct CallInfo {
+    /// For RequestInfo, the log and the answer's metadata.
+    pub request_id: Arc<str>,
+    /// When our answer must be out: the caller's deadline less our margin.
+    pub deadline: tokio::time::Instant,
+    /// How far the call has come.
+    pub progress: Arc<Progress>,
+}
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct SecurityGroups {
+    typed: Typed,
+    random: Arc<dyn Random>,
+    clock: Arc<dyn crate::clock::Clock>,
+}
+
+impl SecurityGroups {
+    /// Hands calls to `typed`.
+    pub fn new(typed: Typed, random: Arc<dyn Random>, clock: Arc<dyn crate::clock::Clock>) -> Self {
+        Self { typed, random, clock }
+    }
+
+    async fn handle<Q, R>(
+        &self,
+        request: Request<Q>,
+        decode: fn(Q) -> decode::Result,
+        encode: fn(Outcome, &str) -> Result<R, Error>,
+    ) -> Result<Response<R>, Status> {
+        let Some(info) = request.extensions().get::<CallInfo>().cloned() else {
+            return Err(status::encode(Error::internal("no call info in the request"), ""));
+        };
+        let ledger_keys = ledger_metadata(&request);
+        let answer = match decode(request.into_inner()) {
+            Ok(decoded) => self.call(decoded, &info, ledger_keys, encode).await,
+            Err(violations) => Err(Error::invalid(violations)),
+        };
+        answer.map(Response::new).map_err(|error| status::encode(error, &info.request_id))
+    }
+
+    async fn call<R>(
+        &self,
+        Decoded { account, region, command }: Decoded,
+        info: &CallInfo,
+        ledger_keys: Vec<Violation>,
+        encode: fn(Outcome, &str) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        if command.is_mutation() && !ledger_keys.is_empty() {
+            return Err(Error::invalid(ledger_keys));
+        }
+        let operation_id: Arc<str> = self.new_operation_id().into();
+        let meta = CallMeta {
+            request_id: info.request_id.clone(),
+            deadline: info.deadline,
+            account,
+            region,
+            operation_id: operation_id.clone(),
+            progress: info.progress.clone(),
+        };
+        let outcome = self.typed.clone().oneshot(Call { meta, command }).await?;
+        encode(outcome, &operation_id)
+    }
+
+    /// `op-` and a UUID of version 7: sortable by time.
+    fn new_operation_id(&self) -> String {
+        let since = self.clock.now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let millis = u64::try_from(since.as_millis()).unwrap_or_default();
+        let [head @ .., _, _, _, _, _, _] = self.random.bits().to_be_bytes();
+        format!("op-{}", uuid::Builder::from_unix_timestamp_millis(millis, &head).into_uuid())
+    }
+}
+
+/// Metadata whose guard is not built yet: a mutation that counts on it is refused, never run without it.
+fn ledger_metadata<Q>(request: &Request<Q>) -> Vec<Violation> {
+    ["idempotency-key", "change-reason"]
+        .into_iter()
+        .filter(|key| request.metadata().contains_key(*key))
+        .map(|key| {
+            Violation::new(
+                format!("metadata.{key}"),
+                "UnsupportedOperation",
+                "This server keeps no ledger yet. Leave it out; nothing was changed.",
+            )
+        })
+        .collect()
+}
+
+#[tonic::async_trait]
+impl SecurityGroupService for SecurityGroups {
+    async fn revoke_egress(
+        &self,
+        request: Request<v1::RevokeEgressRequest>,
+    ) -> Result<Response<v1::RevokeEgressResponse>, Status> {
+        self.handle(request, decode::revoke_egress, encode::revoke_egress).await
+    }
+
+    async fn authorize_egress(
+        &self,
+        request: Request<v1::AuthorizeEgressRequest>,
+    ) -> Result<Response<v1::AuthorizeEgressResponse>, Status> {
+        self.handle(request, decode::authorize_egress, encode::authorize_egress).await
+    }
+
+    async fn revoke_ingress(
+        &self,
+        request: Request<v1::RevokeIngressRequest>,
+    ) -> Result<Response<v1::RevokeIngressResponse>, Status> {
+        self.handle(request, decode::revoke_ingress, encode::revoke_ingress).await
+    }
+
+    async fn authorize_ingress(
+        &self,
+        request: Request<v1::AuthorizeIngressRequest>,
+    ) -> Result<Response<v1::AuthorizeIngressResponse>, Status> {
+        self.handle(request, decode::authorize_ingress, encode::authorize_ingress).await
+    }
+
+    async fn describe_security_group_rules(
+        &self,
+        request: Request<v1::DescribeSecurityGroupRulesRequest>,
+    ) -> Result<Response<v1::DescribeSecurityGroupRulesResponse>, Status> {
+        self.handle(request, decode::describe_rules, encode::describe_rules).await
+    }
+
+    async fn describe_security_groups(
+        &self,
+        request: Request<v1::DescribeSecurityGroupsRequest>,
+    ) -> Result<Response<v1::DescribeSecurityGroupsResponse>, Status> {
+        self.handle(request, decode::describe_groups, encode::describe_groups).await
+    }
+
+    async fn create_security_group(
+        &self,
+        request: Request<v1::CreateSecurityGroupRequest>,
+    ) -> Result<Response<v1::CreateSecurityGroupResponse>, Status> {
+        self.handle(request, decode::create, encode::created).await
+    }
+
+    async fn delete_security_group(
+        &self,
+        request: Request<v1::DeleteSecurityGroupRequest>,
+    ) -> Result<Response<v1::DeleteSecurityGroupResponse>, Status> {
+        self.handle(request, decode::delete, encode::deleted).await
+    }
+}

@@ -1,0 +1,214 @@
+//! One target's SDK client, and the one way through it.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_sdk_ec2::{Client, config};
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        interceptors::{
+            Intercept,
+            context::{
+                AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+                BeforeTransmitInterceptorContextRef,
+            },
+        },
+        result::SdkError,
+        runtime_components::RuntimeComponents,
+    },
+    http::Response,
+};
+use aws_smithy_types::{
+    config_bag::ConfigBag, error::metadata::ProvideErrorMetadata, retry::RetryConfig,
+    timeout::TimeoutConfig,
+};
+use tokio::time::Instant;
+use xmlparser::{ElementEnd, Token, Tokenizer};
+
+use super::errors::{Stage, classify};
+use crate::backend::{BackendError, CallContext};
+
+/// With less time than this, nothing is sent: the answer would come too late to be told.
+const LEAST_TIME: Duration = Duration::from_millis(50);
+
+/// What one call is to EC2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Repeated when that can help.
+    Read,
+    /// Sent once. `dry_run`: it is asked what would be, so no answer leaves a doubt.
+    Mutation { dry_run: bool },
+}
+
+/// One target's client.
+#[derive(Debug)]
+pub(super) struct Served {
+    client: Client,
+    attempt_timeout: Duration,
+}
+
+impl Served {
+    pub(super) fn new(client: Client, attempt_timeout: Duration) -> Self {
+        Self { client, attempt_timeout }
+    }
+
+    /// Makes one call. `send` gets the client, and the configuration that its operation must be sent with.
+    pub(super) async fn call<T, E, F>(
+        &self,
+        call: &CallContext,
+        kind: Kind,
+        send: impl FnOnce(&Client, config::Builder) -> F,
+    ) -> Result<T, BackendError>
+    where
+        F: Future<Output = Result<T, SdkError<E, Response>>>,
+        E: std::error::Error + ProvideErrorMetadata + 'static,
+    {
+        let remaining = call.deadline.saturating_duration_since(Instant::now());
+        if remaining < LEAST_TIME {
+            return Err(BackendError::DeadlineTooNear);
+        }
+        let timeouts = TimeoutConfig::builder()
+            .operation_timeout(remaining)
+            .operation_attempt_timeout(self.attempt_timeout.min(remaining))
+            .build();
+        let progress = Progress::default();
+        let mut config =
+            config::Builder::default().timeout_config(timeouts).interceptor(progress.clone());
+        if kind != Kind::Read {
+            config.set_retry_config(Some(RetryConfig::disabled()));
+        }
+        // In the user agent, which CloudTrail keeps. An id that does not fit in there is left out.
+        let operation =
+            config::FrameworkMetadata::new("operation", Some(call.operation_id.clone()));
+        if let Ok(operation) = operation {
+            config.push_framework_metadata(operation);
+        }
+        let effect = kind == Kind::Mutation { dry_run: false };
+        send(&self.client, config).await.map_err(|error| classify(&error, progress.stage(), effect))
+    }
+}
+
+/// Follows one call through the SDK, and checks that what came back is an XML document at all.
+#[derive(Clone, Debug, Default)]
+struct Progress(Arc<AtomicU8>);
+
+impl Progress {
+    fn stage(&self) -> Stage {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Stage::Building,
+            1 => Stage::Identifying,
+            2 => Stage::Signing,
+            _ => Stage::Sending,
+        }
+    }
+
+    fn reach(&self, stage: Stage) {
+        let number = match stage {
+            Stage::Building => 0,
+            Stage::Identifying => 1,
+            Stage::Signing => 2,
+            Stage::Sending => 3,
+        };
+        self.0.store(number, Ordering::Relaxed);
+    }
+}
+
+impl Intercept for Progress {
+    fn name(&self) -> &'static str {
+        "portcullis progress"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.reach(Stage::Identifying);
+        Ok(())
+    }
+
+    fn modify_before_signing(
+        &self,
+        _context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.reach(Stage::Signing);
+        Ok(())
+    }
+
+    fn read_before_transmit(
+        &self,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.reach(Stage::Sending);
+        Ok(())
+    }
+
+    /// The SDK's parser for EC2 takes a document that ends in its midst for one that says no more: rules would be
+    /// missing without a word.
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response();
+        if !response.status().is_success() {
+            return Ok(());
+        }
+        let body = response.body().bytes().ok_or("the answer was not read")?;
+        Ok(check_well_formed(std::str::from_utf8(body)?)?)
+    }
+}
+
+/// Whether every element ends, in the right order, and there is one.
+fn check_well_formed(document: &str) -> Result<(), String> {
+    let mut open = Vec::new();
+    let mut elements = 0_usize;
+    for token in Tokenizer::from(document) {
+        match token.map_err(|error| format!("malformed XML: {error}"))? {
+            Token::ElementStart { prefix, local, .. } => {
+                elements += 1;
+                open.push((prefix.as_str(), local.as_str()));
+            }
+            Token::ElementEnd { end: ElementEnd::Empty, .. } => drop(open.pop()),
+            Token::ElementEnd { end: ElementEnd::Close(prefix, local), .. } => {
+                if open.pop() != Some((prefix.as_str(), local.as_str())) {
+                    return Err(format!("malformed XML: </{local}> ends nothing"));
+                }
+            }
+            _ => {}
+        }
+    }
+    match open.last() {
+        Some((_, local)) => Err(format!("malformed XML: <{local}> does not end")),
+        None if elements == 0 => Err("no XML element".to_owned()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_documents_are_well_formed() {
+        for good in ["<a/>", "<?xml version=\"1.0\"?>\n<a x=\"1\"><b>c</b><d/></a>\n"] {
+            assert_eq!(check_well_formed(good), Ok(()), "{good}");
+        }
+        for bad in ["", "  ", "text", "<a>", "<a><b></a>", "<a><b></b>", "<a></b>", "<a", "<a/><"] {
+            assert!(check_well_formed(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `portcullis health`: asks a server for its health, as a container's health check does.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use clap::Args;
+use tonic::{Code, transport::Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+/// The arguments of `health`.
+#[derive(Args, Debug)]
+pub struct Health {
+    /// Where the server listens
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
+    address: String,
+    /// The service to ask for; none asks for the server as a whole
+    #[arg(long, value_name = "NAME", default_value = "")]
+    service: String,
+    /// How long to wait for the answer, in milliseconds
+    #[arg(long, value_name = "NUMBER", default_value = "3000")]
+    timeout_ms: NonZeroU64,
+}
+
+impl Health {
+    /// The server's word for its health, and whether that word is SERVING. An error if there is no answer.
+    pub async fn ask(&self) -> Result<(&'static str, bool), String> {
+        let wait = Duration::from_millis(self.timeout_ms.get());
+        let answer = tokio::time::timeout(wait, self.ask_patiently()).await;
+        answer.map_err(|_| format!("{}: no answer within {} ms", self.address, self.timeout_ms))?
+    }
+
+    async fn ask_patiently(&self) -> Result<(&'static str, bool), String> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))
+            .map_err(|_| format!("{}: not an address", self.address))?;
+        let channel = endpoint.connect().await.map_err(|error| {
+            // The error itself only says "transport error"; its sources say what happened.
+            let mut text = format!("{}: {error}", self.address);
+            let mut source = std::error::Error::source(&error);
+            while let Some(error) = source {
+                text = format!("{text}: {error}");
+                source = error.source();
+            }
+            text
+        })?;
+        let request = HealthCheckRequest { service: self.service.clone() };
+        match HealthClient::new(channel).check(request).await {
+            Ok(response) => {
+                let status = response.into_inner().status();
+                Ok((status.as_str_name(), status == ServingStatus::Serving))
+            }
+            Err(status) if status.code() == Code::NotFound => {
+                Ok((ServingStatus::ServiceUnknown.as_str_name(), false))
+            }
+            Err(status) => {
+                Err(format!("{}: {:?}: {}", self.address, status.code(), status.message()))
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The configuration: defaults, then the file, then the environment, then flags; each one overrides those before it.
+//!
+//! [`keys`] is the table of all settings. Parsing is pure: [`Config::parse`] takes the texts of all layers, and only
+//! [`Config::load`] reads the environment and the file. Everything that is wrong is reported at once, under the name
+//! that the user wrote. Read on in: [`keys`], `reader` (the layers), `file` (TOML), `targets`, `safety`, `reference`.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::rule::{AccountId, Region};
+
+use self::reader::Reader;
+
+mod file;
+pub mod keys;
+mod reader;
+mod reference;
+mod safety;
+mod targets;
+
+pub use reference::reference;
+
+/// The whole configuration, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// Where gRPC is served.
+    pub listen: SocketAddr,
+    /// Where the admin listener is; none if it is off.
+    pub admin_listen: Option<SocketAddr>,
+    /// What holds the security groups.
+    pub backend: BackendConfig,
+    /// The account of a call that names none.
+    pub default_account: Option<AccountId>,
+    /// The Region of a call that names none.
+    pub default_region: Option<Region>,
+    /// What bounds calls and connections.
+    pub limits: Limits,
+    /// The log.
+    pub log: LogConfig,
+    /// The settings in effect and where each comes from, for people.
+    pub settings: Vec<Setting>,
+}
+
+/// What holds the security groups.
+#[derive(Debug)]
+pub enum BackendConfig {
+    /// The in-process sandbox.
+    Sandbox(SandboxConfig),
+    /// EC2.
+    Ec2(Ec2Config),
+}
+
+/// The sandbox's part.
+#[derive(Debug)]
+pub struct SandboxConfig {
+    /// The files that it starts with. They exist.
+    pub state: Vec<PathBuf>,
+}
+
+/// EC2's part.
+#[derive(Debug)]
+pub struct Ec2Config {
+    /// Replaces EC2's own endpoints.
+    pub endpoint_url: Option<String>,
+    /// The accounts and Regions served. None: the account of AWS's default credential chain, in one Region.
+    pub targets: Vec<TargetConfig>,
+    /// How long one attempt may take.
+    pub attempt_timeout: Duration,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// Whether it may start on real EC2 although callers are not authenticated.
+    pub insecure_loopback: bool,
+}
+
+/// One account that is served.
+#[derive(Debug)]
+pub struct TargetConfig {
+    /// The account.
+    pub account: AccountId,
+    /// Its Regions; at least one.
+    pub regions: Vec<Region>,
+    /// The role to assume in it.
+    pub role_arn: Option<String>,
+    /// What the role's trust policy asks for.
+    pub external_id: Option<Secret>,
+}
+
+/// What bounds calls and connections.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The deadline of a call that comes without one.
+    pub default_deadline: Duration,
+    /// The longest deadline.
+    pub max_deadline: Duration,
+    /// Calls in work at once.
+    pub max_in_flight: usize,
+    /// The largest request message.
+    pub max_request_bytes: usize,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Calls open at once on one connection.
+    pub max_concurrent_streams: u32,
+    /// The time between HTTP/2 pings.
+    pub keepalive_interval: Duration,
+    /// How long a ping may stay unanswered.
+    pub keepalive_timeout: Duration,
+    /// Whether server reflection is served.
+    pub reflection: bool,
+}
+
+/// The log's part.
+#[derive(Debug)]
+pub struct LogConfig {
+    /// Its form.
+    pub format: LogFormat,
+    /// The filter's directives. They parse.
+    pub directives: String,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, otherwise JSON.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For eyes.
+    Text,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for whom it is meant for.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// One line of the configuration in effect.
+#[derive(Debug)]
+pub struct Setting {
+    /// `name = value`, as the file would have it; a comment if the setting has no value.
+    pub line: String,
+    /// Where the value comes from: a line of the file, a variable, a flag or `default`.
+    pub from: String,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// What it is about, as the user wrote it: a file's line and key, a variable or a flag.
+    pub place: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+/// The texts of all layers.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The file's name and text.
+    pub file: Option<(PathBuf, String)>,
+    /// The variables whose names begin with [`keys::ENV_PREFIX`].
+    pub env: Vec<(String, String)>,
+    /// The flags given: a setting's name in the table, and its values.
+    pub flags: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Config {
+    /// Reads the environment and the file that `--config` or else the environment names, and parses.
+    pub fn load(
+        config: Option<&Path>,
+        flags: Vec<(&'static str, Vec<String>)>,
+    ) -> Result<Self, Vec<Complaint>> {
+        let mut sources = Sources { flags, ..Sources::default() };
+        let mut complaints = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if !name.starts_with(keys::ENV_PREFIX) {
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) => sources.env.push((name, value)),
+                Err(_) => complaints
+                    .push(Complaint { place: name, message: "the value is not UTF-8".to_owned() }),
+            }
+        }
+        // The environment has no order of its own; complaints shall.
+        sources.env.sort();
+        let of_env = sources.env.iter().find(|(name, _)| name == keys::CONFIG_ENV);
+        let named = match (config, of_env) {
+            (Some(path), _) => Some(("--config", path.to_owned())),
+            (None, Some((_, path))) => Some((keys::CONFIG_ENV, PathBuf::from(path))),
+            (None, None) => None,
+        };
+        if let Some((place, path)) = named {
+            match std::fs::read_to_string(&path) {
+                Ok(text) => sources.file = Some((path, text)),
+                Err(error) => complaints.push(Complaint {
+                    place: place.to_owned(),
+                    message: format!("{} cannot be read: {error}", path.display()),
+                }),
+            }
+        }
+        let parsed = Self::parse(&sources);
+        if complaints.is_empty() {
+            return parsed;
+        }
+        complaints.extend(parsed.err().into_iter().flatten());
+        Err(complaints)
+    }
+
+    /// Parses the layers. The only thing it asks the machine is whether the state files exist.
+    pub fn parse(sources: &Sources) -> Result<Self, Vec<Complaint>> {
+        let mut reader = Reader::new(sources);
+        let config = Self {
+            listen: reader.address("listen"),
+            admin_listen: reader.address_or_off("admin_listen"),
+            backend: BackendConfig::read(&mut reader),
+            default_account: reader.account("default_account_id"),
+            default_region: reader.region("default_region"),
+            limits: Limits::read(&mut reader),
+            log: LogConfig::read(&mut reader),
+            settings: Vec::new(),
+        };
+        targets::check_default(&mut reader, &config);
+        safety::check(&mut reader, &config);
+        let settings = reader.finish()?;
+        Ok(Self { settings, ..config })
+    }
+
+    /// The settings in effect as a file would have them, each with where it comes from. Secrets are left out.
+    pub fn show(&self) -> String {
+        let width =
+            self.settings.iter().map(|setting| setting.line.len()).max().unwrap_or(0).min(60);
+        let lines = self.settings.iter().map(|Setting { line, from }| {
+            if from.is_empty() { format!("{line}\n") } else { format!("{line:width$}  # {from}\n") }
+        });
+        lines.collect()
+    }
+}
+
+impl BackendConfig {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let word = reader.word("backend");
+        reader.refuse_other_backends(word);
+        match word {
+            "ec2" => Self::Ec2(Ec2Config::read(reader)),
+            _ => Self::Sandbox(SandboxConfig { state: reader.files("sandbox_state") }),
+        }
+    }
+}
+
+impl Ec2Config {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let config = Self {
+            endpoint_url: reader.url("ec2_endpoint_url"),
+            targets: targets::read(reader),
+            attempt_timeout: reader.millis("ec2_attempt_timeout_ms"),
+            connect_timeout: reader.millis("ec2_connect_timeout_ms"),
+            insecure_loopback: reader.switch("insecure_loopback"),
+        };
+        reader.check_order("ec2_connect_timeout_ms", "ec2_attempt_timeout_ms");
+        config
+    }
+}
+
+impl Limits {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let limits = Self {
+            default_deadline: reader.millis("default_deadline_ms"),
+            max_deadline: reader.millis("max_deadline_ms"),
+            max_in_flight: reader.size("max_in_flight"),
+            max_request_bytes: reader.size("max_request_bytes"),
+            drain_timeout: reader.millis("drain_timeout_ms"),
+            max_connections: reader.size("max_connections"),
+            max_concurrent_streams: reader.count("max_concurrent_streams"),
+            keepalive_interval: reader.millis("keepalive_interval_ms"),
+            keepalive_timeout: reader.millis("keepalive_timeout_ms"),
+            reflection: reader.switch("reflection"),
+        };
+        reader.check_order("default_deadline_ms", "max_deadline_ms");
+        limits
+    }
+}
+
+impl LogConfig {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let format = match reader.word("log_format") {
+            "json" => LogFormat::Json,
+            "text" => LogFormat::Text,
+            _ => LogFormat::Auto,
+        };
+        Self { format, directives: reader.directives("log_level") }
+    }
+}
+
+impl Default for Limits {
+    /// What the table of settings says.
+    fn default() -> Self {
+        Self::read(&mut Reader::new(&Sources::default()))
+    }
+}

@@ -1,0 +1,63 @@
+//! What must not start: callers are not authenticated and connections are not encrypted, so nothing but this machine
+//! may reach the service, and real security groups only if someone said so.
+
+use std::net::IpAddr;
+
+use super::{BackendConfig, Config, reader::Reader};
+
+/// Reports what is missing for a safe start.
+pub fn check(reader: &mut Reader<'_>, config: &Config) {
+    let listeners = [("listen", Some(config.listen)), ("admin_listen", config.admin_listen)];
+    for (name, address) in listeners {
+        if let Some(address) = address
+            && !is_loopback(address.ip())
+        {
+            let message = format!(
+                "{address} is not a loopback address: this version has no authentication and \
+                 no TLS, so it serves only this machine; use 127.0.0.1 or [::1]"
+            );
+            reader.complain(name, message);
+        }
+    }
+    if let BackendConfig::Ec2(ec2) = &config.backend
+        && !ec2.insecure_loopback
+        && !ec2.endpoint_url.as_deref().is_some_and(is_loopback_url)
+    {
+        let message = "on EC2, anyone on this machine could change real security groups, \
+                       because callers are not authenticated: set ec2_endpoint_url to an \
+                       emulator on loopback, or accept it with --insecure-loopback";
+        reader.complain("backend", message.to_owned());
+    }
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+fn is_loopback_url(url: &str) -> bool {
+    let uri = url.parse::<http::Uri>().ok();
+    let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(is_loopback)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_told_by_the_host() {
+        for url in
+            ["http://localhost:4566", "http://127.9.0.1", "https://[::1]:1", "http://LOCALHOST"]
+        {
+            assert!(is_loopback_url(url), "{url}");
+        }
+        for url in
+            ["http://localhost.example.com", "http://10.0.0.1", "http://127.0.0.1.example.com", "x"]
+        {
+            assert!(!is_loopback_url(url), "{url}");
+        }
+        assert!(is_loopback("::ffff:127.0.0.1".parse().unwrap()));
+        assert!(!is_loopback("0.0.0.0".parse().unwrap()));
+    }
+}

@@ -1,0 +1,30 @@
+//! What every call passes. HTTP level, outermost first: [`observe`], [`deadline`], [`admission`], [`conform`];
+//! authentication and rate limits go between admission and conform. Typed level, below decoding: [`detach`].
+//!
+//! A layer that refuses answers the refusal itself, as a gRPC status, so that the layers outside see an ordinary
+//! response. `server.rs` alone puts them together.
+
+use http::{Request, Response};
+use tonic::body::Body;
+
+use crate::{
+    api::{service::CallInfo, status},
+    error::Error,
+};
+
+pub mod admission;
+pub mod conform;
+pub mod deadline;
+pub mod detach;
+pub mod observe;
+
+/// A request at HTTP level.
+pub type HttpRequest = Request<Body>;
+
+/// A response at HTTP level.
+pub type HttpResponse = Response<Body>;
+
+/// A refusal as a Trailers-Only response.
+pub fn refuse(error: Error, info: &CallInfo) -> HttpResponse {
+    status::encode(error, &info.request_id).into_http()
+}

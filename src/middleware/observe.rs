@@ -1,0 +1,269 @@
+//! Middleware that gives each call its id and writes one log line about it, however it ends. Outermost, so that
+//! refusals and dropped calls are counted, too: the line is written when the response's last frame went out, or when
+//! the call was dropped.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, header::HeaderName};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+
+use super::{HttpRequest, HttpResponse};
+use crate::{
+    api::{service::CallInfo, status::Logged},
+    operations::Progress,
+    random::Random,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest request id that is taken over from a caller.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Observes calls.
+#[derive(Clone, Debug)]
+pub struct ObserveLayer {
+    random: Arc<dyn Random>,
+}
+
+/// See [`ObserveLayer`].
+#[derive(Clone, Debug)]
+pub struct Observe<S> {
+    inner: S,
+    random: Arc<dyn Random>,
+}
+
+/// What the log line says. Written on drop, so that no way of ending escapes it.
+struct Line {
+    request_id: Arc<str>,
+    path: http::uri::PathAndQuery,
+    started: Instant,
+    /// Until the end is known the call counts as dropped.
+    code: Code,
+    reason: &'static str,
+    internal: Option<String>,
+    progress: Arc<Progress>,
+}
+
+pin_project! {
+    /// The response, observed until its head is known.
+    pub struct ObserveFuture<F> {
+        #[pin]
+        inner: F,
+        line: Option<Line>,
+    }
+}
+
+pin_project! {
+    /// A body, observed until its last frame.
+    struct ObservedBody {
+        #[pin]
+        inner: Body,
+        line: Option<Line>,
+    }
+}
+
+// === impl ObserveLayer ===
+
+impl ObserveLayer {
+    /// Draws request ids from `random`.
+    pub fn new(random: Arc<dyn Random>) -> Self {
+        Self { random }
+    }
+}
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Observe<S> {
+        Observe { inner, random: self.random.clone() }
+    }
+}
+
+// === impl Observe ===
+
+impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for Observe<S> {
+    type Response = HttpResponse;
+    type Error = S::Error;
+    type Future = ObserveFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: HttpRequest) -> Self::Future {
+        let request_id: Arc<str> = match given_id(&request) {
+            Some(id) => id.into(),
+            None => uuid::Builder::from_random_bytes(self.random.bits().to_be_bytes())
+                .into_uuid()
+                .to_string()
+                .into(),
+        };
+        let started = Instant::now();
+        let progress = Arc::new(Progress::default());
+        request.extensions_mut().insert(CallInfo {
+            request_id: request_id.clone(),
+            // Set by the deadline layer.
+            deadline: started,
+            progress: progress.clone(),
+        });
+        let line = Line {
+            request_id,
+            path: request
+                .uri()
+                .path_and_query()
+                .cloned()
+                .unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
+            started,
+            code: Code::Cancelled,
+            reason: "",
+            internal: None,
+            progress,
+        };
+        ObserveFuture { inner: self.inner.call(request), line: Some(line) }
+    }
+}
+
+/// The caller's own id, if it is fit for a header and a log line.
+fn given_id(request: &HttpRequest) -> Option<&str> {
+    let id = request.headers().get(REQUEST_ID)?.to_str().ok()?;
+    let fit =
+        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
+    fit.then_some(id)
+}
+
+// === impl ObserveFuture ===
+
+impl<F, E> Future for ObserveFuture<F>
+where
+    F: Future<Output = Result<HttpResponse, E>>,
+{
+    type Output = Result<HttpResponse, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = match this.inner.poll(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(response)) => response,
+        };
+        let Some(mut line) = this.line.take() else { return Poll::Ready(Ok(response)) };
+        if let Ok(value) = HeaderValue::from_str(&line.request_id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        if let Some(status) = response.extensions().get::<Status>() {
+            line.ended_with(status);
+        } else if !response.status().is_success() {
+            line.code = Code::Unknown;
+            line.reason = response.status().canonical_reason().unwrap_or("http error");
+        }
+        Poll::Ready(Ok(response.map(|inner| Body::new(ObservedBody { inner, line: Some(line) }))))
+    }
+}
+
+// === impl ObservedBody ===
+
+impl HttpBody for ObservedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.project();
+        let polled = this.inner.poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(trailers), Some(line)) = (frame.trailers_ref(), this.line.as_mut()) {
+                    let code = trailers.get(Status::GRPC_STATUS);
+                    line.code =
+                        code.map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
+                }
+            }
+            Poll::Ready(Some(Err(status))) => {
+                if let Some(line) = this.line.as_mut() {
+                    line.ended_with(status);
+                }
+            }
+            Poll::Ready(None) => drop(this.line.take()),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    fn ended_with(&mut self, status: &Status) {
+        self.code = status.code();
+        if let Some(logged) =
+            std::error::Error::source(status).and_then(|source| source.downcast_ref::<Logged>())
+        {
+            self.reason = logged.reason;
+            self.internal = logged.internal.clone();
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let operation = self.progress.sent_operation();
+        let operation = operation.as_deref().unwrap_or_default();
+        let code = code_name(self.code);
+        let detail = self.internal.as_deref().unwrap_or_default();
+        // error! means that a person must act: only faults of ours.
+        if self.code == Code::Internal {
+            tracing::error!(
+                target: "portcullis::call", rpc = %self.path, code, reason = self.reason, detail,
+                request_id = %self.request_id, operation_id = operation, micros, "call"
+            );
+        } else {
+            tracing::info!(
+                target: "portcullis::call", rpc = %self.path, code, reason = self.reason, detail,
+                request_id = %self.request_id, operation_id = operation, micros, "call"
+            );
+        }
+    }
+}
+
+/// gRPC's own names of its codes.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,557 @@
+//! Revoking rules, in either direction: pre-image, send, and what to say about what was unknown.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{Outcome, Warning, Work, is_dry_run_success, warn};
+use crate::{
+    backend::{
+        BackendError, DescribeRules, Filter, GroupImage, OwnedRule, Refusal, RevokeRules, Revoked,
+        RevokedRule, Selection,
+    },
+    error::{Detail, Error, Reason, Unknown, UnknownExplanation, UnknownSubject},
+    rule::{
+        Direction, GroupRef, IpPermission, Peer, Rule, RuleId, RuleSpec, expand,
+        explain::{Explanation, UnknownReason, explain_id, explain_spec},
+        group,
+        matching::{match_ids, match_specs},
+    },
+};
+
+/// How often rule ids are chosen anew when the group changes between reading and sending.
+const MAX_ROUNDS: usize = 3;
+
+/// The first pause between two reads that verify a change; it doubles up to [`VERIFY_PAUSE_MAX`].
+const VERIFY_PAUSE: Duration = Duration::from_millis(100);
+const VERIFY_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long before the deadline verifying gives up, so that the answer is in time.
+const VERIFY_RESERVE: Duration = Duration::from_millis(500);
+
+/// The most rule ids that one look for their owner asks for: EC2's limit of values in a filter.
+const MAX_FILTER_VALUES: usize = 200;
+
+/// The request of a revoke.
+#[derive(Clone, Debug)]
+pub struct Revoke {
+    /// The group; by name only for ingress.
+    pub group: GroupRef,
+    /// Which way.
+    pub direction: Direction,
+    /// Which rules.
+    pub selection: Selection,
+    /// Only ask whether it is permitted.
+    pub dry_run: bool,
+    /// What to do about what matches nothing.
+    pub on_unknown: OnUnknown,
+    /// Read the group back afterwards.
+    pub verify: bool,
+}
+
+/// What to do about permissions and ids that match nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnknown {
+    /// As EC2 does in that kind of VPC.
+    AsEc2,
+    /// Fail before anything is sent.
+    Fail,
+    /// Revoke the rest.
+    RevokeMatched,
+}
+
+/// The answer of a revoke.
+#[derive(Debug)]
+pub struct RevokeOutcome {
+    /// `Return`, if EC2 was called.
+    pub return_value: Option<bool>,
+    /// What EC2 removed.
+    pub revoked: Vec<RevokedRule>,
+    /// What was unknown.
+    pub unknown: Unknown,
+    /// What became of the request.
+    pub extent: Extent,
+    /// The result of reading back.
+    pub verification: Option<Verification>,
+    /// What the caller should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// What became of a request as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Every rule went.
+    All,
+    /// Some did.
+    Part,
+    /// None did.
+    Nothing,
+}
+
+/// The result of reading a group back.
+#[derive(Debug)]
+pub struct Verification {
+    /// Whether the change was seen.
+    pub visible: bool,
+    /// How many reads it took.
+    pub attempts: i32,
+    /// When the last was answered.
+    pub checked_at: std::time::SystemTime,
+}
+
+/// Revokes.
+pub(super) async fn run(work: &Work<'_>, request: &Revoke) -> Result<Outcome, Error> {
+    let name = request.group.to_string();
+    if request.dry_run {
+        return match send(work, request, request.selection.clone(), true).await {
+            Err(error) if is_dry_run_success(&error) => Ok(Outcome::DryRun),
+            Err(error) => Err(Error::from_backend(error, &name)),
+            Ok(_) => Err(Error::internal("EC2 answered a dry run as if it had been done")),
+        };
+    }
+    let image = read(work, &request.group).await?;
+    let selection = resolve_names(work, &image, request.selection.clone()).await?;
+    let answer = match request.on_unknown {
+        OnUnknown::AsEc2 => as_ec2(work, request, &image, selection.clone()).await?,
+        OnUnknown::Fail | OnUnknown::RevokeMatched => {
+            by_matching(work, request, image, selection.clone()).await?
+        }
+    };
+    finish(work, request, &selection, answer).await
+}
+
+/// What was done, before it is dressed up as an answer.
+struct Done {
+    image: GroupImage,
+    revoked: Option<Revoked>,
+    unknown: Unknown,
+    unknown_count: usize,
+}
+
+/// EC2 decides: the request is sent as it is.
+async fn as_ec2(
+    work: &Work<'_>,
+    request: &Revoke,
+    image: &GroupImage,
+    selection: Selection,
+) -> Result<Done, Error> {
+    work.begin_sending()?;
+    match send(work, request, selection.clone(), false).await {
+        Ok(mut revoked) => {
+            let permissions = std::mem::take(&mut revoked.unknown);
+            let explanations = explain_permissions(request.direction, image, &permissions);
+            let unknown_count = explanations.len();
+            let unknown = Unknown {
+                group: image.group.id.to_string(),
+                permissions,
+                rule_ids: Vec::new(),
+                explanations,
+            };
+            Ok(Done { image: image.clone(), revoked: Some(revoked), unknown, unknown_count })
+        }
+        Err(BackendError::Refused(refusal)) if is_unknown(&refusal) => {
+            let unknown = explain_refusal(work, request, image, &selection).await;
+            Err(unknown_error(work, refusal, unknown))
+        }
+        Err(error) => Err(work.sent_error(error, image.group.id.as_str())),
+    }
+}
+
+/// We decide: what matches the pre-image goes by rule id, which EC2 takes all or nothing in either kind of VPC.
+async fn by_matching(
+    work: &Work<'_>,
+    request: &Revoke,
+    mut image: GroupImage,
+    selection: Selection,
+) -> Result<Done, Error> {
+    let (mut ids, mut missing) = split(request.direction, &image, &selection);
+    if missing.count() > 0 {
+        // A rule authorized a moment ago may not show yet (R47): look once more before calling it unknown.
+        pause(work, work.backend.read_lag()).await;
+        image = read(work, &request.group).await?;
+        (ids, missing) = split(request.direction, &image, &selection);
+    }
+    for round in 1.. {
+        let unknown = missing.explain(work, request.direction, &image).await;
+        let unknown_count = missing.count();
+        if request.on_unknown == OnUnknown::Fail && unknown_count > 0 {
+            let refusal = match selection {
+                Selection::Specs(_) => Refusal::new(
+                    "InvalidPermission.NotFound",
+                    "The specified rule does not exist in this security group.",
+                ),
+                Selection::Ids(_) => Refusal::new(
+                    "InvalidSecurityGroupRuleId.NotFound",
+                    "A security group rule ID does not exist in this security group.",
+                ),
+            };
+            let mut error = unknown_error(work, refusal, unknown);
+            // Nothing was sent, and EC2 said nothing.
+            error.ec2 = None;
+            error.operation_id = None;
+            return Err(error);
+        }
+        if ids.is_empty() {
+            return Ok(Done { image, revoked: None, unknown, unknown_count });
+        }
+        work.begin_sending()?;
+        match send(work, request, Selection::Ids(ids.clone()), false).await {
+            Ok(revoked) => {
+                return Ok(Done { image, revoked: Some(revoked), unknown, unknown_count });
+            }
+            Err(BackendError::Refused(refusal)) if is_unknown(&refusal) && round < MAX_ROUNDS => {
+                // Somebody else was quicker with one of them. Nothing was removed: read and choose again.
+                pause(work, work.backend.read_lag()).await;
+                image = read(work, &request.group).await?;
+                (ids, missing) = split(request.direction, &image, &selection);
+            }
+            Err(error) => return Err(work.sent_error(error, image.group.id.as_str())),
+        }
+    }
+    Err(Error::internal("revoke rounds ended without an answer"))
+}
+
+/// Warnings, verification and the answer.
+async fn finish(
+    work: &Work<'_>,
+    request: &Revoke,
+    selection: &Selection,
+    done: Done,
+) -> Result<Outcome, Error> {
+    let Done { image, revoked, unknown, unknown_count } = done;
+    let requested = match selection {
+        Selection::Specs(specs) => specs.len(),
+        Selection::Ids(ids) => ids.len(),
+    };
+    let (return_value, revoked) = match revoked {
+        Some(revoked) => (revoked.return_value, revoked.revoked),
+        None => (None, Vec::new()),
+    };
+    let extent = match unknown_count {
+        0 => Extent::All,
+        count if count >= requested && revoked.is_empty() => Extent::Nothing,
+        _ => Extent::Part,
+    };
+    let mut warnings = match selection {
+        Selection::Specs(specs) => warn::host_bits(specs),
+        Selection::Ids(_) => Vec::new(),
+    };
+    let mut verification = None;
+    if extent != Extent::Nothing {
+        let removed = removed_ids(request.direction, &image, selection, &revoked, &unknown);
+        warnings.extend(warn::after_revoke(&image, request.direction, &removed));
+        if request.verify {
+            verification = Some(verify(work, &request.group, &removed).await);
+        }
+    }
+    Ok(Outcome::Revoked(Box::new(RevokeOutcome {
+        return_value,
+        revoked,
+        unknown,
+        extent,
+        verification,
+        warnings,
+    })))
+}
+
+/// The ids that EC2 says are gone; where an endpoint does not list them, those of the pre-image that were named and
+/// are not unknown.
+fn removed_ids(
+    direction: Direction,
+    image: &GroupImage,
+    selection: &Selection,
+    revoked: &[RevokedRule],
+    unknown: &Unknown,
+) -> Vec<RuleId> {
+    if !revoked.is_empty() {
+        return revoked
+            .iter()
+            .filter_map(|rule| rule.security_group_rule_id.as_deref().map(RuleId::new))
+            .collect();
+    }
+    let (mut ids, _) = split(direction, image, selection);
+    if !unknown.permissions.is_empty() {
+        let specs = expand("", &unknown.permissions).unwrap_or_default();
+        let unknown: Vec<&RuleId> = match_specs(&specs, direction, &image.rules)
+            .matched
+            .iter()
+            .map(|rule| &rule.id)
+            .collect();
+        ids.retain(|id| !unknown.contains(&id));
+    }
+    ids
+}
+
+async fn read(work: &Work<'_>, group: &GroupRef) -> Result<GroupImage, Error> {
+    work.backend
+        .image(&work.context, &work.target, group)
+        .await
+        .map_err(|error| Error::from_backend(error, &group.to_string()))
+}
+
+async fn send(
+    work: &Work<'_>,
+    request: &Revoke,
+    selection: Selection,
+    dry_run: bool,
+) -> Result<Revoked, BackendError> {
+    let request = RevokeRules {
+        group: request.group.clone(),
+        direction: request.direction,
+        selection,
+        dry_run,
+    };
+    work.backend.revoke(&work.context, &work.target, &request).await
+}
+
+/// Waits, but not past the deadline.
+async fn pause(work: &Work<'_>, by: Duration) {
+    if !by.is_zero() {
+        sleep_until((Instant::now() + by).min(work.meta.deadline)).await;
+    }
+}
+
+/// Whether EC2 means that something named does not exist. Some endpoints answer an unknown id with the code for an
+/// unknown permission.
+fn is_unknown(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.code.as_str(),
+        "InvalidPermission.NotFound" | "InvalidSecurityGroupRuleId.NotFound"
+    )
+}
+
+/// In a default VPC a peer may be a group by name: the name is replaced by the id, so that matching and policies see
+/// what it is. A name that is not found stays, for EC2 to refuse.
+async fn resolve_names(
+    work: &Work<'_>,
+    image: &GroupImage,
+    mut selection: Selection,
+) -> Result<Selection, Error> {
+    let Selection::Specs(specs) = &mut selection else { return Ok(selection) };
+    if image.in_default_vpc != Some(true) {
+        return Ok(selection);
+    }
+    for spec in specs {
+        let Peer::Group(peer) = &mut spec.peer else { continue };
+        let (None, Some(name)) = (&peer.group_id, &peer.group_name) else { continue };
+        let found =
+            work.backend.image(&work.context, &work.target, &GroupRef::Name(name.clone())).await;
+        match found {
+            Ok(found) => peer.group_id = Some(found.group.id.clone()),
+            Err(BackendError::Refused(_)) => {}
+            Err(error) => return Err(Error::from_backend(error, name)),
+        }
+    }
+    Ok(selection)
+}
+
+// === what is missing ===
+
+/// What matched nothing.
+enum Missing {
+    Specs(Vec<RuleSpec>),
+    Ids(Vec<RuleId>),
+}
+
+/// Holds a selection against the image: the ids to send, and what matched nothing.
+fn split(
+    direction: Direction,
+    image: &GroupImage,
+    selection: &Selection,
+) -> (Vec<RuleId>, Missing) {
+    let ids = |rules: Vec<&Rule>| rules.into_iter().map(|rule| rule.id.clone()).collect();
+    match selection {
+        Selection::Specs(specs) => {
+            let matching = match_specs(specs, direction, &image.rules);
+            let missing = matching.unknown.into_iter().cloned().collect();
+            (ids(matching.matched), Missing::Specs(missing))
+        }
+        Selection::Ids(wanted) => {
+            let matching = match_ids(wanted, direction, &image.rules);
+            let missing = matching.unknown.into_iter().cloned().collect();
+            (ids(matching.matched), Missing::Ids(missing))
+        }
+    }
+}
+
+impl Missing {
+    fn count(&self) -> usize {
+        match self {
+            Self::Specs(specs) => specs.len(),
+            Self::Ids(ids) => ids.len(),
+        }
+    }
+
+    async fn explain(&self, work: &Work<'_>, direction: Direction, image: &GroupImage) -> Unknown {
+        let group_id = image.group.id.to_string();
+        match self {
+            Self::Specs(specs) => Unknown {
+                group: group_id,
+                permissions: group(specs),
+                rule_ids: Vec::new(),
+                explanations: explain_specs(direction, image, specs),
+            },
+            Self::Ids(ids) => Unknown {
+                group: group_id,
+                permissions: Vec::new(),
+                rule_ids: ids.clone(),
+                explanations: explain_ids(work, direction, image, ids).await,
+            },
+        }
+    }
+}
+
+/// EC2 refused the whole request without saying for what. The pre-image tells; if it knows everything that was asked
+/// for, somebody changed the group since, and a fresh read tells what is missing now.
+async fn explain_refusal(
+    work: &Work<'_>,
+    request: &Revoke,
+    image: &GroupImage,
+    selection: &Selection,
+) -> Unknown {
+    let (_, missing) = split(request.direction, image, selection);
+    if missing.count() > 0 {
+        return missing.explain(work, request.direction, image).await;
+    }
+    let gone = match read(work, &request.group).await {
+        Ok(fresh) => split(request.direction, &fresh, selection).1,
+        Err(_) => missing,
+    };
+    let all = match selection {
+        Selection::Specs(specs) => Missing::Specs(specs.clone()),
+        Selection::Ids(ids) => Missing::Ids(ids.clone()),
+    };
+    let gone = if gone.count() > 0 { gone } else { all };
+    // Against the pre-image, which has them: the reason becomes CHANGED_CONCURRENTLY.
+    gone.explain(work, request.direction, image).await
+}
+
+fn unknown_error(work: &Work<'_>, refusal: Refusal, unknown: Unknown) -> Error {
+    let mut error = work.sent_error(BackendError::Refused(refusal), &unknown.group);
+    debug_assert!(matches!(
+        error.reason,
+        Reason::InvalidPermissionNotFound | Reason::InvalidSecurityGroupRuleIdNotFound
+    ));
+    if let [only] = unknown.explanations.as_slice() {
+        error.message = format!("{} {}", error.message, only.message);
+    }
+    error.detail = Detail::Unknown(Box::new(unknown));
+    error
+}
+
+/// Explains what EC2 lists as unknown, in EC2's own form.
+fn explain_permissions(
+    direction: Direction,
+    image: &GroupImage,
+    permissions: &[IpPermission],
+) -> Vec<UnknownExplanation> {
+    permissions
+        .iter()
+        .flat_map(|permission| match expand("", std::slice::from_ref(permission)) {
+            Ok(specs) => explain_specs(direction, image, &specs),
+            // EC2 may use another format than the request's: it is passed on as it is.
+            Err(_) => vec![UnknownExplanation {
+                subject: UnknownSubject::Permission(permission.clone()),
+                reason: None,
+                nearest: Vec::new(),
+                message: "EC2 did not know this permission.".to_owned(),
+            }],
+        })
+        .collect()
+}
+
+fn explain_specs(
+    direction: Direction,
+    image: &GroupImage,
+    specs: &[RuleSpec],
+) -> Vec<UnknownExplanation> {
+    let explain = |spec: &RuleSpec| {
+        let permission = group([spec]).pop().unwrap_or_default();
+        let explanation = explain_spec(spec, direction, &image.rules);
+        owned(UnknownSubject::Permission(permission), explanation, image)
+    };
+    specs.iter().map(explain).collect()
+}
+
+async fn explain_ids(
+    work: &Work<'_>,
+    direction: Direction,
+    image: &GroupImage,
+    ids: &[RuleId],
+) -> Vec<UnknownExplanation> {
+    let owners = owners(work, image, ids).await;
+    ids.iter()
+        .map(|id| {
+            let owner = owners.iter().find(|rule| rule.rule.id == *id);
+            let name = owner.map(|rule| rule.group_id.as_str());
+            let explanation = explain_id(id, direction, &image.rules, name);
+            let reason = explanation.reason;
+            let mut explained = owned(UnknownSubject::RuleId(id.clone()), explanation, image);
+            if reason == UnknownReason::BelongsToAnotherGroup {
+                explained.nearest.extend(owner.cloned());
+            }
+            explained
+        })
+        .collect()
+}
+
+/// The rules of other groups that have these ids. Best effort: without an answer the explanation says less.
+async fn owners(work: &Work<'_>, image: &GroupImage, ids: &[RuleId]) -> Vec<OwnedRule> {
+    let values: Vec<String> = ids
+        .iter()
+        .filter(|id| !image.rules.iter().any(|rule| rule.id == **id))
+        // A wildcard in an id would match ids that nobody asked for.
+        .filter(|id| !id.as_str().contains(['*', '?', '\\']))
+        .take(MAX_FILTER_VALUES)
+        .map(RuleId::to_string)
+        .collect();
+    if values.is_empty() {
+        return Vec::new();
+    }
+    let filter = Filter { name: "security-group-rule-id".to_owned(), values };
+    let request = DescribeRules { filters: vec![filter], ..DescribeRules::default() };
+    match work.backend.describe_rules(&work.context, &work.target, &request).await {
+        Ok(page) => page.items,
+        Err(_) => Vec::new(),
+    }
+}
+
+fn owned(
+    subject: UnknownSubject,
+    explanation: Explanation<'_>,
+    image: &GroupImage,
+) -> UnknownExplanation {
+    let own = |rule: &Rule| OwnedRule {
+        group_id: image.group.id.clone(),
+        group_owner_id: image.group.owner_id.clone(),
+        rule: rule.clone(),
+        arn: None,
+    };
+    UnknownExplanation {
+        subject,
+        reason: Some(explanation.reason),
+        nearest: explanation.nearest.into_iter().map(own).collect(),
+        message: explanation.message,
+    }
+}
+
+// === verifying ===
+
+/// Reads the group back until none of `removed` shows, or the deadline nears.
+async fn verify(work: &Work<'_>, group: &GroupRef, removed: &[RuleId]) -> Verification {
+    let last = work.meta.deadline.checked_sub(VERIFY_RESERVE).unwrap_or(work.meta.deadline);
+    let mut wait = VERIFY_PAUSE;
+    let mut attempts = 0;
+    loop {
+        let image = work.backend.image(&work.context, &work.target, group).await;
+        attempts += 1;
+        let visible =
+            image.is_ok_and(|image| !image.rules.iter().any(|rule| removed.contains(&rule.id)));
+        let next = Instant::now() + wait;
+        if visible || next >= last {
+            return Verification { visible, attempts, checked_at: work.clock.now() };
+        }
+        sleep_until(next).await;
+        wait = (wait * 2).min(VERIFY_PAUSE_MAX);
+    }
+}

@@ -1,0 +1,327 @@
+//! The whole path of a call, outermost layer first, and the connections that calls come in on. The only composer.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
+use tower::{ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+
+use crate::{
+    api::{
+        health::Health,
+        proto::{
+            FILE_DESCRIPTOR_SET,
+            sandbox::v1::sandbox_service_server::{self, SandboxServiceServer},
+            v1::security_group_service_server::{self, SecurityGroupServiceServer},
+        },
+        sandbox::SandboxFace,
+        service::{SecurityGroups, Typed},
+    },
+    backend::{Backend, sandbox::Sandbox},
+    clock::Clock,
+    config::Limits,
+    middleware::{
+        HttpRequest, HttpResponse,
+        admission::{AdmissionLayer, Gate},
+        conform::ConformLayer,
+        deadline::DeadlineLayer,
+        detach::DetachLayer,
+        observe::ObserveLayer,
+    },
+    operations::Operations,
+    random::Random,
+};
+
+/// The most bytes of a request to SandboxService: a state is far larger than any call.
+const MAX_SANDBOX_REQUEST_BYTES: usize = 256 << 20;
+
+/// The most bytes of one call's metadata.
+const MAX_METADATA_BYTES: u32 = 16 << 10;
+
+/// How long a client may take to send the head of a request over HTTP/1.1.
+const HTTP1_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long, after the last call has ended, connections get to close on their own while draining. What is open then
+/// is a stream that its client keeps, such as Health.Watch.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Everything that the server is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Deadlines, sizes and counts.
+    pub limits: Limits,
+    /// Where the security groups are.
+    pub backend: Arc<dyn Backend>,
+    /// The sandbox, if it is the backend: its own service is offered then.
+    pub sandbox: Option<Arc<Sandbox>>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids.
+    pub random: Arc<dyn Random>,
+}
+
+/// Whether the server takes calls; a handle shared with the admin port.
+#[derive(Clone, Debug, Default)]
+pub struct ServerStatus(Arc<(AtomicBool, AtomicBool)>);
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Whether every call and operation in flight was finished within the bound.
+    pub complete: bool,
+}
+
+/// Serves on `listener` until `shutdown`, then drains: new calls are refused, those in flight are finished, within
+/// the configured bound whatever clients do.
+pub async fn serve(
+    listener: TcpListener,
+    parts: Parts,
+    shutdown: impl Future<Output = ()> + Send,
+    status: ServerStatus,
+) -> Drained {
+    let limits = parts.limits.clone();
+    let gate = Arc::new(Gate::new(limits.max_in_flight));
+    let operations = TaskTracker::new();
+    let (routes, health) = routes(&parts, &operations).await;
+    let path = path(routes, &parts, &gate);
+    status.set_started();
+
+    let connections = Connections {
+        http: http(&limits),
+        path,
+        places: Arc::new(Semaphore::new(limits.max_connections)),
+        tasks: TaskTracker::new(),
+        goodbye: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    tokio::select! {
+        () = connections.accept(&listener) => {}
+        () = shutdown => {}
+    }
+    // From here on the port is free for the next server.
+    drop(listener);
+    let until = Instant::now() + limits.drain_timeout;
+    tracing::info!(bound_ms = limits.drain_timeout.as_millis(), "draining");
+    status.set_draining();
+    health.drain().await;
+    gate.drain();
+    connections.goodbye.cancel();
+    operations.close();
+    let complete = timeout_at(until, async {
+        gate.idle().await;
+        operations.wait().await;
+    })
+    .await
+    .is_ok();
+    connections.close(until).await;
+    Drained { complete }
+}
+
+/// The path. Each layer wraps all that follow it.
+fn path(routes: Routes, parts: &Parts, gate: &Arc<Gate>) -> Path {
+    let limits = &parts.limits;
+    let path = ServiceBuilder::new()
+        // Speaks gRPC-Web to browsers and HTTP/1.1 clients; everything inside sees plain gRPC.
+        .layer(tonic_web::GrpcWebLayer::new())
+        // Outermost of ours, so that refusals and dropped calls are seen.
+        .layer(ObserveLayer::new(parts.random.clone()))
+        // Outside admission and all waiting, so that everything is bounded by it.
+        .layer(DeadlineLayer::new(limits.default_deadline, limits.max_deadline))
+        // Before anything that costs.
+        .layer(AdmissionLayer::new(gate.clone()))
+        // Authentication, then rate limits, which need the caller, come here.
+        // Next to tonic, whose own errors it gives our form.
+        .layer(ConformLayer)
+        .service(routes.prepare());
+    BoxCloneSyncService::new(path)
+}
+
+/// A path for requests as hyper gives them, boxed because its type has no reader.
+type Path = BoxCloneSyncService<HttpRequest, HttpResponse, std::convert::Infallible>;
+
+/// The typed part of the path: below decoding, above the backend.
+fn typed(parts: &Parts, operations: &TaskTracker) -> Typed {
+    let typed = ServiceBuilder::new()
+        // A mutation that was sent is finished, whatever becomes of its caller.
+        .layer(DetachLayer::new(operations.clone()))
+        // Idempotency, turns and pacing come here.
+        .service(Operations::new(parts.backend.clone(), parts.clock.clone()));
+    BoxCloneSyncService::new(typed)
+}
+
+/// The services.
+async fn routes(parts: &Parts, operations: &TaskTracker) -> (Routes, Health) {
+    let groups =
+        SecurityGroups::new(typed(parts, operations), parts.random.clone(), parts.clock.clone());
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let mut names = vec![security_group_service_server::SERVICE_NAME, "mutations", "backend"];
+    let mut routes = Routes::new(health_service).add_service(
+        SecurityGroupServiceServer::new(groups)
+            .max_decoding_message_size(parts.limits.max_request_bytes)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd)
+            .send_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Zstd),
+    );
+    if let Some(sandbox) = &parts.sandbox {
+        names.push(sandbox_service_server::SERVICE_NAME);
+        routes = routes.add_service(
+            SandboxServiceServer::new(SandboxFace::new(sandbox.clone()))
+                .max_decoding_message_size(MAX_SANDBOX_REQUEST_BYTES)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Zstd),
+        );
+    }
+    if parts.limits.reflection {
+        routes = reflect(routes);
+    }
+    (routes, Health::serving(reporter, names).await)
+}
+
+/// Reflection in both versions, from encoded descriptors, with everything that grpcurl needs to print errors.
+fn reflect(routes: Routes) -> Routes {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    match (builder().build_v1(), builder().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => routes.add_service(v1).add_service(v1alpha),
+        (Err(error), _) | (_, Err(error)) => {
+            // The descriptors are compiled in, so that a test of this very line catches it before a release.
+            tracing::error!(%error, "reflection is off: the descriptors do not fit together");
+            routes
+        }
+    }
+}
+
+// === impl ServerStatus ===
+
+impl ServerStatus {
+    /// Whether it has begun to take calls.
+    pub fn started(&self) -> bool {
+        self.0.0.load(Ordering::Acquire)
+    }
+
+    /// Whether it takes no new ones any more.
+    pub fn draining(&self) -> bool {
+        self.0.1.load(Ordering::Acquire)
+    }
+
+    fn set_started(&self) {
+        self.0.0.store(true, Ordering::Release);
+    }
+
+    fn set_draining(&self) {
+        self.0.1.store(true, Ordering::Release);
+    }
+}
+
+// === connections ===
+
+/// The connections, owned here so that a drain has a bound: tonic's and hyper's own can wait for ever.
+struct Connections {
+    http: auto::Builder<TokioExecutor>,
+    path: Path,
+    places: Arc<Semaphore>,
+    tasks: TaskTracker,
+    /// Each connection finishes what it has and takes nothing new.
+    goodbye: CancellationToken,
+    /// Each connection ends at once.
+    abort: CancellationToken,
+}
+
+impl Connections {
+    /// Accepts for ever. At the limit of connections, new ones wait in the kernel's queue.
+    async fn accept(&self, listener: &TcpListener) {
+        loop {
+            let Ok(place) = self.places.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let connection = self.connection(stream);
+                    self.tasks.spawn(async move {
+                        connection.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    // Out of file descriptors, say: trying again at once would only spin.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn connection(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
+        let (http, path) = (self.http.clone(), self.path.clone());
+        let (goodbye, abort) = (self.goodbye.clone(), self.abort.clone());
+        async move {
+            // Answers are small and whole: waiting to fill a packet only delays them.
+            let _ = stream.set_nodelay(true);
+            let path = path.map_request(|request: http::Request<hyper::body::Incoming>| {
+                request.map(Body::new)
+            });
+            let service = TowerToHyperService::new(path);
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            tokio::pin!(connection);
+            let served = tokio::select! {
+                served = connection.as_mut() => served,
+                () = goodbye.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        served = connection.as_mut() => served,
+                        () = abort.cancelled() => return,
+                    }
+                }
+            };
+            if let Err(error) = served {
+                tracing::debug!(%error, "a connection ended");
+            }
+        }
+    }
+
+    /// Lets connections close on their own for a moment, then ends them.
+    async fn close(self, until: Instant) {
+        self.tasks.close();
+        let linger = until.saturating_duration_since(Instant::now()).min(LINGER);
+        if timeout(linger, self.tasks.wait()).await.is_err() {
+            tracing::info!(
+                connections = self.tasks.len(),
+                "closing connections that clients keep open"
+            );
+            self.abort.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+fn http(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HTTP1_HEAD_TIMEOUT);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .max_header_list_size(MAX_METADATA_BYTES)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    http
+}
