@@ -1,7 +1,7 @@
 //! What the benchmark compares with: tonic's own server with default settings and no middleware, answering
 //! RevokeEgress with a message made beforehand.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 use portcullis::api::proto::v1::{
     self,

@@ -1,6 +1,6 @@
 //! Reads a RevokeEgressRequest as protobuf JSON from standard input and writes it as one gRPC frame, for h2load.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 use std::io::{Write, stdin, stdout};
 

@@ -1,7 +1,7 @@
 //! How the sandbox scales: 100,000 groups with 60 rules against 10 groups. Prints load time, memory, and the time of
 //! an authorize and a revoke through a socket, as medians and their ratio.
 
-#![allow(clippy::unwrap_used, missing_docs, clippy::disallowed_methods)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 use std::{fmt::Write as _, sync::Arc, time::Duration, time::Instant};
 
@@ -98,7 +98,8 @@ async fn serve(sandbox: Sandbox) -> SecurityGroupServiceClient<tonic::transport:
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(server::serve(listener, parts, std::future::pending(), ServerStatus::default()));
-    SecurityGroupServiceClient::connect(address).await.unwrap()
+    let channel = tonic::transport::Channel::from_shared(address).unwrap().connect().await.unwrap();
+    SecurityGroupServiceClient::new(channel)
 }
 
 /// One rule added to the last but one place and removed again; the group ends as it began.

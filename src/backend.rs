@@ -43,7 +43,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         group: &'a GroupRef,
     ) -> Answer<'a, GroupImage>;
 
-    /// DescribeSecurityGroups.
+    /// DescribeSecurityGroups. EC2 describes rules without their ids and tags there, so those may be empty.
     fn describe_groups<'a>(
         &'a self,
         call: &'a CallContext,

@@ -3,7 +3,7 @@
 //! `api/status.rs` alone turns an [`Error`] into a gRPC status. What EC2 says becomes an `Error` here, once, for both
 //! backends ([`Error::from_backend`]).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     backend::{BackendError, Failure, Refusal},
@@ -155,13 +155,13 @@ pub struct Error {
     /// The text that callers see. Not a contract.
     pub message: String,
     /// What EC2 said, where it spoke.
-    pub ec2: Option<Ec2Cause>,
+    pub ec2: Option<Box<Ec2Cause>>,
     /// The operation, where one was begun.
-    pub operation_id: Option<String>,
+    pub operation_id: Option<Arc<str>>,
     /// What the reason brings with it.
     pub detail: Detail,
     /// For the log only.
-    pub internal: Option<String>,
+    pub internal: Option<Box<str>>,
 }
 
 /// EC2's part in a failure.
@@ -186,7 +186,7 @@ pub enum Detail {
     /// Permissions or rule ids that were not known.
     Unknown(Box<Unknown>),
     /// The quota that was exceeded: its subject and description.
-    Quota(String, String),
+    Quota(Box<(String, String)>),
 }
 
 /// Permissions and rule ids that named no rule, and why. Part of an answer or of an error.
@@ -258,7 +258,7 @@ impl Error {
     /// A fault of ours. The caller learns nothing but the request id.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self {
-            internal: Some(detail.into()),
+            internal: Some(detail.into().into_boxed_str()),
             ..Self::new(Reason::Internal, "an internal error; the request id finds it in the log")
         }
     }
@@ -296,8 +296,8 @@ impl Error {
 
     fn from_failure(reason: Reason, message: &str, failure: Failure) -> Self {
         Self {
-            ec2: Some(Ec2Cause { code: failure.code, request_id: failure.request_id }),
-            internal: Some(failure.detail),
+            ec2: Some(Box::new(Ec2Cause { code: failure.code, request_id: failure.request_id })),
+            internal: Some(failure.detail.into_boxed_str()),
             ..Self::new(reason, message)
         }
     }
@@ -318,7 +318,10 @@ impl Error {
             "InvalidGroup.Duplicate" => (Reason::InvalidGroupDuplicate, group()),
             "RulesPerSecurityGroupLimitExceeded" => (
                 Reason::RulesPerSecurityGroupLimitExceeded,
-                Detail::Quota(format!("ec2:security-group/{resource}"), refusal.message.clone()),
+                Detail::Quota(Box::new((
+                    format!("ec2:security-group/{resource}"),
+                    refusal.message.clone(),
+                ))),
             ),
             "DependencyViolation" | "InvalidGroup.InUse" => (Reason::DependencyViolation, group()),
             "CannotDelete" => (Reason::CannotDelete, group()),
@@ -343,7 +346,7 @@ impl Error {
             | "RequestThrottledException"
             | "TooManyRequestsException" => (
                 Reason::Ec2RequestLimitExceeded,
-                Detail::Quota("ec2".to_owned(), refusal.message.clone()),
+                Detail::Quota(Box::new(("ec2".to_owned(), refusal.message.clone()))),
             ),
             "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable"
             | "ServerInternal" => (Reason::Ec2Unavailable, Detail::None),
@@ -363,9 +366,12 @@ impl Error {
             _ => refusal.message.clone(),
         };
         Self {
-            ec2: Some(Ec2Cause { code: Some(refusal.code), request_id: refusal.request_id }),
+            ec2: Some(Box::new(Ec2Cause {
+                code: Some(refusal.code),
+                request_id: refusal.request_id,
+            })),
             detail,
-            internal: Some(refusal.message),
+            internal: Some(refusal.message.into_boxed_str()),
             ..Self::new(reason, message)
         }
     }

@@ -184,7 +184,7 @@ impl Work<'_> {
     /// Names the operation in an error of a mutation that was sent.
     pub(crate) fn sent_error(&self, error: BackendError, resource: &str) -> Error {
         let mut error = Error::from_backend(error, resource);
-        error.operation_id = self.meta.progress.sent_operation().map(|id| id.to_string());
+        error.operation_id = self.meta.progress.sent_operation();
         error
     }
 }

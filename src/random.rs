@@ -18,6 +18,7 @@ pub trait Random: fmt::Debug + Send + Sync + 'static {
 pub struct SystemRandom;
 
 impl Random for SystemRandom {
+    #[allow(clippy::disallowed_methods, reason = "the one place that draws")]
     fn bits(&self) -> u128 {
         rand::rng().random()
     }

@@ -29,6 +29,8 @@ use tokio::time::Instant;
 mod hostile;
 #[path = "ec2_backend/moto.rs"]
 mod moto;
+#[path = "ec2_backend/opening.rs"]
+mod opening;
 #[path = "ec2_backend/script.rs"]
 mod script;
 

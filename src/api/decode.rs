@@ -65,7 +65,7 @@ pub fn revoke_egress(request: v1::RevokeEgressRequest) -> Result {
     scalars.refuse(!request.ip_permissions.is_empty(), &mut checks.violations);
     let scalars_set = !scalars.set_fields().is_empty();
     let selection =
-        checks.selection(&request.ip_permissions, request.security_group_rule_ids, scalars_set);
+        checks.selection(&request.ip_permissions, &request.security_group_rule_ids, scalars_set);
     checks.digest(&request.expected_rules_digest);
     let on_unknown = checks.on_unknown(request.on_unknown);
     let dry_run = request.dry_run.unwrap_or_default();
@@ -98,7 +98,7 @@ pub fn revoke_ingress(request: v1::RevokeIngressRequest) -> Result {
         Some(specs) => Some(Selection::Specs(specs)),
         None => {
             let scalars_set = !scalars.set_fields().is_empty();
-            checks.selection(&request.ip_permissions, request.security_group_rule_ids, scalars_set)
+            checks.selection(&request.ip_permissions, &request.security_group_rule_ids, scalars_set)
         }
     };
     checks.digest(&request.expected_rules_digest);
@@ -181,7 +181,7 @@ pub fn authorize_ingress(request: v1::AuthorizeIngressRequest) -> Result {
 pub fn describe_rules(request: v1::DescribeSecurityGroupRulesRequest) -> Result {
     let mut checks = Checks::default();
     let filters = checks.filters(request.filters);
-    let rule_ids = checks.rule_ids(request.security_group_rule_ids);
+    let rule_ids = checks.rule_ids(&request.security_group_rule_ids);
     let ids = (!rule_ids.is_empty()).then_some("securityGroupRuleIds");
     let max_results = checks.max_results(request.max_results, ids);
     let next_token = checks.next_token(request.next_token);
@@ -392,7 +392,7 @@ impl Checks {
     fn selection(
         &mut self,
         asked: &[v1::IpPermission],
-        ids: Vec<String>,
+        ids: &[String],
         scalars_set: bool,
     ) -> Option<Selection> {
         match (asked.is_empty(), ids.is_empty()) {
@@ -435,7 +435,7 @@ impl Checks {
         self.expanded(&permissions(asked))
     }
 
-    fn rule_ids(&mut self, texts: Vec<String>) -> Vec<RuleId> {
+    fn rule_ids(&mut self, texts: &[String]) -> Vec<RuleId> {
         self.at_most("security_group_rule_ids", texts.len(), MAX_RULES);
         let mut ids: Vec<RuleId> = Vec::new();
         let mut seen = std::collections::HashSet::new();

@@ -43,7 +43,7 @@ macro_rules! revoke_response {
                             .collect(),
                         dry_run: false,
                         operation_id: operation_id.to_owned(),
-                        verification: verified.map(verification),
+                        verification: verified.as_ref().map(verification),
                         warnings: warnings.into_iter().map(warning).collect(),
                         outcome: extent_of(extent).into(),
                         unknown_security_group_rule_ids: unknown
@@ -361,7 +361,7 @@ fn extent_of(extent: Extent) -> v1::Outcome {
     }
 }
 
-fn verification(verification: Verification) -> v1::Verification {
+fn verification(verification: &Verification) -> v1::Verification {
     v1::Verification {
         visible: verification.visible,
         attempts: verification.attempts,

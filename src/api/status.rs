@@ -36,7 +36,7 @@ pub struct Logged {
     /// The reason on the wire.
     pub reason: &'static str,
     /// What callers do not see.
-    pub internal: Option<String>,
+    pub internal: Option<Box<str>>,
 }
 
 impl fmt::Display for Logged {
@@ -64,7 +64,7 @@ pub fn encode(error: Error, request_id: &str) -> Status {
         Detail::None => {}
         Detail::Violations(violations) => details.push(bad_request(&violations, room)),
         Detail::Resource(kind, name) => details.push(resource_info(kind, &name)),
-        Detail::Quota(subject, description) => details.push(quota_failure(&subject, &description)),
+        Detail::Quota(quota) => details.push(quota_failure(&quota.0, &quota.1)),
         Detail::Unknown(unknown) => {
             details.push(resource_info("ec2:security-group", &unknown.group));
             let detail = unknown_detail(&unknown, room.saturating_sub(128));
@@ -148,7 +148,8 @@ fn error_info(error: &Error) -> pb::ErrorInfo {
         let ec2_request_id = ec2.request_id.as_deref().map(|id| cut(id, 128));
         metadata.extend(ec2_request_id.map(|id| ("ec2_request_id".to_owned(), id)));
     }
-    metadata.extend(error.operation_id.clone().map(|id| ("operation_id".to_owned(), id)));
+    metadata
+        .extend(error.operation_id.as_ref().map(|id| ("operation_id".to_owned(), id.to_string())));
     pb::ErrorInfo { reason: error.reason.as_str().to_owned(), domain: DOMAIN.to_owned(), metadata }
 }
 

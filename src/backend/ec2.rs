@@ -1,35 +1,31 @@
-//! Real EC2, by the AWS SDK. Read in this order: [`open`], `client` (one call), `errors` (what a failure means),
-//! `translate` (the domain and the SDK's types).
+//! Real EC2, by the AWS SDK. Read in this order: `open`, `client` (one call), `errors` (what a failure means),
+//! `translate` (the domain and the SDK's types), `read` (what an image is made of).
 //!
 //! EC2 decides. Nothing is checked here that EC2 checks itself, and what it answers comes back as it is.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use aws_sdk_ec2::types::ResourceType;
-use tokio::time::Instant;
 
 use self::{
     client::{Kind, Served},
     errors::lost,
+    read::VpcKinds,
     translate::{Asked, Unreadable},
 };
 use crate::{
     backend::{
         Answer, AuthorizeRules, Authorized, Backend, BackendError, CallContext, CreateGroup,
-        Created, DeleteGroup, Deleted, DescribeGroups, DescribeRules, Failure, Group, GroupImage,
+        Created, DeleteGroup, Deleted, DescribeGroups, DescribeRules, Failure, GroupImage,
         OwnedRule, Page, Refusal, RevokeRules, Revoked, Selection,
     },
-    rule::{AccountId, Direction, GroupId, GroupRef, Region, Rule, RuleId, Target, VpcId},
+    rule::{AccountId, Direction, GroupId, GroupRef, Region, RuleId, Target, VpcId},
 };
 
 mod client;
 mod errors;
 mod open;
+mod read;
 mod translate;
 
 /// What the EC2 backend is opened with.
@@ -72,15 +68,6 @@ pub struct Ec2 {
     vpcs: VpcKinds,
 }
 
-/// The largest page that EC2 gives.
-const PAGE: i32 = 1000;
-
-/// The most pages that one group's rules are read from: many times what EC2's quotas let a group have.
-const MAX_PAGES: usize = 100;
-
-/// EC2's code for a group that is not there.
-const NO_GROUP: &str = "InvalidGroup.NotFound";
-
 // === impl TargetSettings ===
 
 impl fmt::Debug for TargetSettings {
@@ -111,124 +98,6 @@ impl fmt::Debug for Ec2 {
 impl Ec2 {
     fn served(&self, target: &Target) -> Result<&Served, BackendError> {
         self.served.get(target).ok_or_else(|| not_configured(target.to_string()))
-    }
-
-    async fn group(
-        &self,
-        call: &CallContext,
-        target: &Target,
-        group: &GroupRef,
-    ) -> Result<Group, BackendError> {
-        let (id, name) = id_or_name(group);
-        let output = self
-            .served(target)?
-            .call(call, Kind::Read, |client, config| {
-                client
-                    .describe_security_groups()
-                    .set_group_ids(id.map(|id| vec![id]))
-                    .set_group_names(name.map(|name| vec![name]))
-                    .customize()
-                    .config_override(config)
-                    .send()
-            })
-            .await?;
-        match output.security_groups() {
-            [found] => translate::group_of(found, &target.account).map_err(unreadable),
-            // EC2 itself refuses; some that speak its protocol answer with an empty list.
-            [] => {
-                let message = format!("The security group '{group}' does not exist");
-                Err(Refusal::new(NO_GROUP, message).into())
-            }
-            several => {
-                let detail = format!("{} groups answer to {group}", several.len());
-                Err(BackendError::Unavailable(Failure::new(detail)))
-            }
-        }
-    }
-
-    async fn rules(
-        &self,
-        call: &CallContext,
-        target: &Target,
-        group: &GroupId,
-    ) -> Result<Vec<Rule>, BackendError> {
-        let served = self.served(target)?;
-        let asked = Asked { account: &target.account, group: Some(group), direction: None };
-        let filter =
-            crate::backend::Filter { name: "group-id".to_owned(), values: vec![group.to_string()] };
-        let mut rules = Vec::new();
-        let mut token = None;
-        for _ in 0..MAX_PAGES {
-            let output = served
-                .call(call, Kind::Read, |client, config| {
-                    client
-                        .describe_security_group_rules()
-                        .set_filters(translate::filters(std::slice::from_ref(&filter)))
-                        .max_results(PAGE)
-                        .set_next_token(token.clone())
-                        .customize()
-                        .config_override(config)
-                        .send()
-                })
-                .await?;
-            for rule in output.security_group_rules() {
-                rules.push(translate::owned_rule(rule, &asked).map_err(unreadable)?.rule);
-            }
-            let next = given(output.next_token);
-            if next.is_none() {
-                return Ok(rules);
-            }
-            if next == token {
-                break;
-            }
-            token = next;
-        }
-        let detail = format!("the pages of the rules of {group} do not end");
-        Err(BackendError::Unavailable(Failure::new(detail)))
-    }
-
-    /// Whether the VPC is the default one. None: it is not there to be asked for.
-    async fn is_default(
-        &self,
-        call: &CallContext,
-        target: &Target,
-        vpc: &VpcId,
-    ) -> Result<Option<bool>, BackendError> {
-        if let Some(kind) = self.vpcs.get(target, vpc) {
-            return Ok(Some(kind));
-        }
-        let answer = self
-            .served(target)?
-            .call(call, Kind::Read, |client, config| {
-                client
-                    .describe_vpcs()
-                    .vpc_ids(vpc.as_str())
-                    .customize()
-                    .config_override(config)
-                    .send()
-            })
-            .await;
-        let kind = match answer {
-            Ok(output) => output.vpcs().first().and_then(|vpc| vpc.is_default()),
-            Err(BackendError::Refused(refusal)) if refusal.code == "InvalidVpcID.NotFound" => None,
-            Err(error) => return Err(error),
-        };
-        if let Some(kind) = kind {
-            self.vpcs.put(target, vpc, kind);
-        }
-        Ok(kind)
-    }
-
-    async fn kind_of(
-        &self,
-        call: &CallContext,
-        target: &Target,
-        group: &Group,
-    ) -> Result<Option<bool>, BackendError> {
-        match &group.vpc_id {
-            Some(vpc) => self.is_default(call, target, vpc).await,
-            None => Ok(None),
-        }
     }
 }
 
@@ -564,34 +433,6 @@ impl Backend for Ec2 {
             let (return_value, group_id) = (output.r#return, output.group_id);
             Ok(Deleted { return_value, group_id, request_id })
         })
-    }
-}
-
-// === impl VpcKinds ===
-
-/// Whether VPCs are default ones. That practically never changes, and every image asks.
-#[derive(Debug, Default)]
-struct VpcKinds(Mutex<HashMap<(Target, VpcId), (bool, Instant)>>);
-
-impl VpcKinds {
-    const LIFETIME: Duration = Duration::from_secs(5 * 60);
-    const MOST: usize = 4096;
-
-    fn get(&self, target: &Target, vpc: &VpcId) -> Option<bool> {
-        let kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (kind, at) = kinds.get(&(target.clone(), vpc.clone()))?;
-        (at.elapsed() < Self::LIFETIME).then_some(*kind)
-    }
-
-    fn put(&self, target: &Target, vpc: &VpcId, kind: bool) {
-        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kinds.len() >= Self::MOST {
-            kinds.retain(|_, (_, at)| at.elapsed() < Self::LIFETIME);
-        }
-        if kinds.len() >= Self::MOST {
-            kinds.clear();
-        }
-        kinds.insert((target.clone(), vpc.clone()), (kind, Instant::now()));
     }
 }
 

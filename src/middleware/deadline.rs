@@ -183,10 +183,7 @@ fn passed(info: &CallInfo) -> Error {
     } else {
         "the deadline passed; nothing was sent"
     };
-    Error {
-        operation_id: operation_id.map(|id| id.to_string()),
-        ..Error::new(Reason::DeadlineExceeded, message)
-    }
+    Error { operation_id, ..Error::new(Reason::DeadlineExceeded, message) }
 }
 
 #[cfg(test)]

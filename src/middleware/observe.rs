@@ -49,7 +49,7 @@ struct Line {
     /// Until the end is known the call counts as dropped.
     code: Code,
     reason: &'static str,
-    internal: Option<String>,
+    internal: Option<Box<str>>,
     progress: Arc<Progress>,
 }
 

@@ -48,10 +48,14 @@ async fn each_fault_ends_in_its_status_and_the_effect_log_agrees() {
 #[tokio::test]
 async fn a_failed_read_changes_nothing_and_says_so() {
     let mut server = start().await;
-    server.fault(FaultKind::ServerError, "DescribeSecurityGroups").await;
+    let kind = FaultKind::ServerError.into();
+    let action = "DescribeSecurityGroups".to_owned();
+    server.inject(Fault { kind, action, count: 5, ..Default::default() }).await;
     let answer = server.revoke(NONDEFAULT_VPC_GROUP, vec![tcp(443, "10.0.0.0/8")]).await;
     assert_eq!(refusal(answer), (Code::Unavailable, "EC2_UNAVAILABLE".into()));
     assert_eq!(server.effects().await, 0);
+    server.clear_faults().await;
+    server.revoke(NONDEFAULT_VPC_GROUP, vec![tcp(443, "10.0.0.0/8")]).await.unwrap();
 }
 
 fn with_timeout(

@@ -48,7 +48,6 @@ pub(super) enum Kind {
 }
 
 /// One target's client.
-#[derive(Debug)]
 pub(super) struct Served {
     client: Client,
     attempt_timeout: Duration,
@@ -184,7 +183,8 @@ fn check_well_formed(document: &str) -> Result<(), String> {
             }
             Token::ElementEnd { end: ElementEnd::Empty, .. } => drop(open.pop()),
             Token::ElementEnd { end: ElementEnd::Close(prefix, local), .. } => {
-                if open.pop() != Some((prefix.as_str(), local.as_str())) {
+                let ended = open.pop();
+                if ended != Some((prefix.as_str(), local.as_str())) {
                     return Err(format!("malformed XML: </{local}> ends nothing"));
                 }
             }

@@ -42,10 +42,10 @@ where
         SdkError::ServiceError(context) => {
             let meta = context.err().meta();
             let code = meta.code().filter(|code| !code.is_empty());
-            answered(context.raw(), code, meta.message(), detail, effect)
+            answered(context.raw(), code, meta.message(), &detail, effect)
         }
         // Half an answer, or one that is not what the action answers with. Its status still counts.
-        SdkError::ResponseError(context) => answered(context.raw(), None, None, detail, effect),
+        SdkError::ResponseError(context) => answered(context.raw(), None, None, &detail, effect),
         SdkError::ConstructionFailure(_)
         | SdkError::TimeoutError(_)
         | SdkError::DispatchFailure(_)
@@ -59,7 +59,7 @@ fn answered(
     response: &Response,
     code: Option<&str>,
     message: Option<&str>,
-    detail: String,
+    detail: &str,
     effect: bool,
 ) -> BackendError {
     let status = response.status().as_u16();
@@ -91,7 +91,7 @@ fn answered(
 fn unanswered(
     error: &(dyn Error + 'static),
     stage: Stage,
-    detail: String,
+    detail: &str,
     effect: bool,
 ) -> BackendError {
     let failure = Failure::new(detail);

@@ -4,8 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use aws_config::{AppName, BehaviorVersion, SdkConfig, sts::AssumeRoleProvider};
 use aws_sdk_ec2::config::{
-    IdentityCache, ProvideCredentials, SharedCredentialsProvider, SharedHttpClient,
-    StalledStreamProtectionConfig,
+    IdentityCache, SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
     retry::{RetryConfig, RetryPartition},
     timeout::TimeoutConfig,
 };
@@ -14,7 +13,7 @@ use aws_types::{origin::Origin, service_config::ServiceConfigKey};
 use http::Uri;
 use tokio::task::JoinSet;
 
-use super::{Ec2, Ec2Settings, TargetSettings, VpcKinds, client::Served, errors::detail_of};
+use super::{Ec2, Ec2Settings, TargetSettings, client::Served, errors::detail_of, read::VpcKinds};
 use crate::rule::{AccountId, Region, Target};
 
 /// How we call ourselves in user agents and assumed sessions.
@@ -272,9 +271,6 @@ async fn identify(sdk: &SdkConfig, claim: Option<AccountId>) -> Result<AccountId
 }
 
 async fn caller_account(sdk: &SdkConfig) -> Result<AccountId, String> {
-    let provider = sdk.credentials_provider().ok_or("no AWS credentials")?;
-    // STS's own error for missing credentials says less.
-    provider.provide_credentials().await.map_err(|error| detail_of(&error))?;
     let answer = aws_sdk_sts::Client::new(sdk).get_caller_identity().send().await;
     let answer = answer.map_err(|error| detail_of(&error))?;
     answer.account().and_then(AccountId::parse).ok_or_else(|| "STS names no account".to_owned())

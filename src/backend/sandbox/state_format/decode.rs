@@ -155,6 +155,7 @@ impl Decoder {
         decoded
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "of one form with the others")]
     fn account(&mut self, path: &str, account: Account) -> Option<(AccountId, Vec<Region>)> {
         let id = account.account_id.as_deref();
         let id = self.required((path, "account_id"), id, AccountId::parse, ACCOUNT);
