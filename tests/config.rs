@@ -222,11 +222,7 @@ fn settings_that_contradict_each_other() {
         ),
         (
             &format!("default_account_id = \"123456789012\"\ndefault_region = \"us-west-1\"{EC2}"),
-            "123456789012/us-west-1 is not among ec2_targets",
-        ),
-        (
-            "backend = \"ec2\"\ninsecure_loopback = true",
-            "ec2_targets: backend = \"ec2\" needs [[ec2_targets]]",
+            "default_region: us-west-1 is not among ec2_targets",
         ),
         (
             "backend = \"ec2\"\ninsecure_loopback = true\nec2_targets = []",

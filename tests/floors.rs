@@ -209,7 +209,12 @@ fn every_rule_reports_what_breaks_it() {
         ("src/rule.rs", "mod tests { use super::super::config::X; }", "imports src/config.rs"),
         ("src/middleware/turns.rs", "use super::observe::X;", "src/middleware/observe.rs"),
         ("src/backend/ec2.rs", "use crate::backend::sandbox::X;", "src/backend/sandbox.rs"),
-        ("src/server.rs", "use crate::api::proto::v1;", "imports src/api/proto.rs; only"),
+        (
+            "src/middleware/detach.rs",
+            "use crate::api::proto::v1;",
+            "imports src/api/proto.rs; only",
+        ),
+        ("src/middleware/turns.rs", "use super::pacing::Slot;", "imports src/middleware/pacing.rs"),
         ("src/server.rs", "use aws_sdk_ec2::Client;", "names aws_sdk_ec2; only"),
         ("src/rule.rs", "fn f() -> tonic::Status {}", "names tonic; only"),
         ("src/operations/revoke.rs", "#[derive(prost::Message)]", "names prost; only"),
@@ -236,7 +241,7 @@ fn what_keeps_the_rules_is_not_reported() {
     for (file, text) in [
         ("src/error.rs", "use std::fmt;\n\nuse crate::{\n    rule::{\n        Rule,\n    },\n};"),
         ("src/main.rs", "fn main() { println!() }"),
-        ("src/middleware/turns.rs", "use super::pacing::Slot; use crate::ledger::Ledger;"),
+        ("src/middleware/turns.rs", "use crate::{ledger::Ledger, operations::Call};"),
         ("src/backend/sandbox/state_format.rs", "use crate::api::proto::v1; use prost::Message;"),
         ("src/backend/ec2/call.rs", "use super::super::ec2; use aws_sdk_ec2::Client;"),
         ("src/rule.rs", "pub use id::Id; mod tests { use super::*; mod deep { use super::X; } }"),
