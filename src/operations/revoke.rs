@@ -1,6 +1,6 @@
 //! Revoking rules, in either direction: pre-image, send, and what to say about what was unknown.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -139,7 +139,8 @@ async fn as_ec2(
     match send(work, request, selection.clone(), false).await {
         Ok(mut revoked) => {
             let permissions = std::mem::take(&mut revoked.unknown);
-            let explanations = explain_permissions(request.direction, image, &permissions);
+            let left = without(image, &revoked_ids(&revoked.revoked));
+            let explanations = explain_permissions(request.direction, &left, &permissions);
             let unknown_count = explanations.len();
             let unknown = Unknown {
                 group: image.group.id.to_string(),
@@ -172,7 +173,11 @@ async fn by_matching(
         (ids, missing) = split(request.direction, &image, &selection);
     }
     for round in 1.. {
-        let unknown = missing.explain(work, request.direction, &image).await;
+        let left = match request.on_unknown {
+            OnUnknown::RevokeMatched => without(&image, &ids),
+            OnUnknown::AsEc2 | OnUnknown::Fail => image.clone(),
+        };
+        let unknown = missing.explain(work, request.direction, &left).await;
         let unknown_count = missing.count();
         if request.on_unknown == OnUnknown::Fail && unknown_count > 0 {
             let refusal = match selection {
@@ -264,10 +269,7 @@ fn removed_ids(
     unknown: &Unknown,
 ) -> Vec<RuleId> {
     if !revoked.is_empty() {
-        return revoked
-            .iter()
-            .filter_map(|rule| rule.security_group_rule_id.as_deref().map(RuleId::new))
-            .collect();
+        return revoked_ids(revoked);
     }
     let (mut ids, _) = split(direction, image, selection);
     if !unknown.permissions.is_empty() {
@@ -280,6 +282,20 @@ fn removed_ids(
         ids.retain(|id| !unknown.contains(&id));
     }
     ids
+}
+
+fn revoked_ids(revoked: &[RevokedRule]) -> Vec<RuleId> {
+    let ids = revoked.iter().filter_map(|rule| rule.security_group_rule_id.as_deref());
+    ids.map(RuleId::new).collect()
+}
+
+/// The group as it is once `removed` have gone: an explanation names no rule that this very call removes.
+fn without(image: &GroupImage, removed: &[RuleId]) -> GroupImage {
+    if removed.is_empty() {
+        return image.clone();
+    }
+    let left = image.rules.iter().filter(|rule| !removed.contains(&rule.id)).cloned().collect();
+    GroupImage { rules: Arc::new(left), ..image.clone() }
 }
 
 async fn read(work: &Work<'_>, group: &GroupRef) -> Result<GroupImage, Error> {

@@ -81,6 +81,24 @@ async fn reflection_lists_the_services_and_finds_every_detail_type() {
 }
 
 #[tokio::test]
+async fn reflection_answers_in_its_older_version_too() {
+    use tonic_reflection::pb::v1alpha::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let server = start().await;
+    let symbol = "portcullis.v1.SecurityGroupService".to_owned();
+    let message_request = Some(MessageRequest::FileContainingSymbol(symbol));
+    let request = ServerReflectionRequest { host: String::new(), message_request };
+    let mut client = ServerReflectionClient::new(server.channel.clone());
+    let mut answers =
+        client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::FileDescriptorResponse(files) = answer else { panic!("{answer:?}") };
+    assert!(!files.file_descriptor_proto.is_empty());
+}
+
+#[tokio::test]
 async fn health_has_a_name_for_each_part() {
     let server = start().await;
     let mut health = HealthClient::new(server.channel.clone());

@@ -115,6 +115,23 @@ async fn revoke_matched_removes_the_rest_in_either_kind_of_vpc() {
 }
 
 #[tokio::test]
+async fn an_explanation_names_no_rule_that_the_call_itself_removes() {
+    for on_unknown in [v1::OnUnknown::Unspecified, v1::OnUnknown::RevokeMatched] {
+        let mut server = start().await;
+        let asked = vec![tcp(443, "10.0.0.0/8"), tcp(443, "10.1.0.0/16")];
+        let removed = server.rule_id(DEFAULT_VPC_GROUP, 443, "10.0.0.0/8").await;
+        let mut request = by_permissions(DEFAULT_VPC_GROUP, asked);
+        request.on_unknown = on_unknown.into();
+        let answer = server.revoke_request(request).await.unwrap();
+        let explanation = &answer.unknown_explanations[0];
+        assert_eq!(explanation.reason(), UnknownReason::CoveredByWiderRule);
+        for rule in &explanation.nearest_rules {
+            assert_ne!(rule.security_group_rule_id.as_ref(), Some(&removed));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_rule_that_vanishes_between_reading_and_sending_changed_concurrently() {
     let mut server = start().await;
     server.revoke(NONDEFAULT_VPC_GROUP, vec![tcp(443, "10.0.0.0/8")]).await.unwrap();
