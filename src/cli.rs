@@ -151,7 +151,7 @@ fn flag(key: &'static Key) -> Arg {
         .value_name(key.takes.placeholder())
         .help(format!("{}{words} [default: {default}{unit}] [env: {}]", key.doc, key.env()));
     match key.takes {
-        Takes::Files => arg.action(ArgAction::Append).value_hint(ValueHint::FilePath),
+        Takes::Files => arg.num_args(1..).action(ArgAction::Append).value_hint(ValueHint::FilePath),
         Takes::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         _ => arg,
     }

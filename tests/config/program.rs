@@ -7,6 +7,16 @@ use std::{
     time::Duration,
 };
 
+use portcullis::api::proto::{
+    sandbox::v1::{
+        Fault, FaultKind, GetStateRequest, InjectFaultRequest,
+        sandbox_service_client::SandboxServiceClient,
+    },
+    v1::{self, security_group_service_client::SecurityGroupServiceClient},
+};
+use tonic::transport::Channel;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
 use super::all_keys;
 
 /// The program with nothing of our own environment.
@@ -110,7 +120,11 @@ impl Drop for Server {
 
 impl Server {
     fn start(args: &[&str]) -> Self {
-        let mut command = portcullis(&["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        Self::start_on("127.0.0.1:0", args)
+    }
+
+    fn start_on(listen: &str, args: &[&str]) -> Self {
+        let mut command = portcullis(&["--listen", listen, "--admin-listen", "127.0.0.1:0"]);
         command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -216,4 +230,51 @@ async fn health_asks_for_the_server_or_one_service() {
         let (code, out, err) = asked.await.unwrap();
         assert_eq!((code, out.as_str()), expected, "{name}: {err}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_finishes_calls_whatever_streams_stay_open_and_frees_the_port() {
+    let server = Server::start(&[]);
+    let address = server.told("gRPC").to_owned();
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let mut health = HealthClient::new(channel.clone());
+    let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    watch.message().await.unwrap().unwrap();
+    let mut sandbox = SandboxServiceClient::new(channel.clone());
+    let fault = Fault {
+        kind: FaultKind::Delay.into(),
+        action: "RevokeSecurityGroupEgress".into(),
+        delay: Some(pbjson_types::Duration { seconds: 0, nanos: 700_000_000 }),
+        ..Fault::default()
+    };
+    sandbox.inject_fault(InjectFaultRequest { fault: Some(fault) }).await.unwrap();
+    let mut groups = SecurityGroupServiceClient::new(channel);
+    let call = tokio::spawn(async move {
+        let range = v1::IpRange { cidr_ip: Some("10.0.0.0/8".into()), description: None };
+        let permission = v1::IpPermission {
+            ip_protocol: Some("tcp".into()),
+            from_port: Some(443),
+            to_port: Some(443),
+            ip_ranges: vec![range],
+            ..v1::IpPermission::default()
+        };
+        let request = v1::RevokeEgressRequest {
+            group_id: Some("sg-000000000000000d1".into()),
+            ip_permissions: vec![permission],
+            ..v1::RevokeEgressRequest::default()
+        };
+        groups.revoke_egress(request).await.unwrap().into_inner()
+    });
+    let with_effects = GetStateRequest { include_effects: true };
+    while sandbox.get_state(with_effects).await.unwrap().into_inner().effects.is_empty() {
+        tokio::task::yield_now().await;
+    }
+
+    server.signal("TERM");
+    assert_eq!(call.await.unwrap().outcome(), v1::Outcome::RevokedAll);
+    let (code, log) = tokio::task::spawn_blocking(|| server.end()).await.unwrap();
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("closing connections that clients keep open"), "{log}");
+    assert_eq!(Server::start_on(&address, &[]).told("gRPC"), address);
 }
