@@ -183,5 +183,7 @@ async fn a_drain_finishes_calls_refuses_new_ones_and_is_bounded_by_open_streams(
     // The watch is still open; the drain ends nevertheless, and the port is free.
     let drained = tokio::time::timeout(Duration::from_secs(20), drained).await.unwrap().unwrap();
     assert!(drained.complete);
+    let ended = tokio::time::timeout(Duration::from_secs(20), watch.message()).await.unwrap();
+    assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
     tokio::net::TcpListener::bind(server.address).await.unwrap();
 }

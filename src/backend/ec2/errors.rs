@@ -50,7 +50,7 @@ where
         | SdkError::TimeoutError(_)
         | SdkError::DispatchFailure(_)
         // The enum may grow; what is unknown is judged by how far the call came.
-        | _ => unanswered(error, stage, detail, effect),
+        | _ => unanswered(error, stage, &detail, effect),
     }
 }
 
