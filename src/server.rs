@@ -190,20 +190,28 @@ async fn routes(parts: &Parts, operations: &TaskTracker) -> (Routes, Health) {
         );
     }
     if parts.limits.reflection {
-        routes = reflect(routes);
+        // What is not served is not listed: the sandbox's service is in the descriptors of every build.
+        let mut services =
+            vec!["grpc.health.v1.Health", security_group_service_server::SERVICE_NAME];
+        services.extend(parts.sandbox.as_ref().map(|_| sandbox_service_server::SERVICE_NAME));
+        routes = reflect(routes, &services);
     }
     (routes, Health::serving(reporter, names).await)
 }
 
 /// Reflection in both versions, from encoded descriptors, with everything that grpcurl needs to print errors.
-fn reflect(routes: Routes) -> Routes {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
+fn reflect(routes: Routes, services: &[&str]) -> Routes {
+    let builder = |own| {
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(own);
+        services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
     };
-    match (builder().build_v1(), builder().build_v1alpha()) {
+    let v1 = builder("grpc.reflection.v1.ServerReflection").build_v1();
+    let v1alpha = builder("grpc.reflection.v1alpha.ServerReflection").build_v1alpha();
+    match (v1, v1alpha) {
         (Ok(v1), Ok(v1alpha)) => routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => {
             // The descriptors are compiled in, so that a test of this very line catches it before a release.

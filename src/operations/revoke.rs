@@ -449,7 +449,7 @@ fn unknown_error(work: &Work<'_>, refusal: Refusal, unknown: Unknown) -> Error {
         Reason::InvalidPermissionNotFound | Reason::InvalidSecurityGroupRuleIdNotFound
     ));
     if let [only] = unknown.explanations.as_slice() {
-        error.message = format!("{} {}", error.message, only.message);
+        error.message = format!("{}. {}", error.message.trim_end_matches('.'), only.message);
     }
     error.detail = Detail::Unknown(Box::new(unknown));
     error

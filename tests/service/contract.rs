@@ -99,6 +99,28 @@ async fn reflection_answers_in_its_older_version_too() {
 }
 
 #[tokio::test]
+async fn reflection_lists_only_what_is_served() {
+    let server = start_without_sandbox_service().await;
+    let mut client = ServerReflectionClient::new(server.channel.clone());
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers =
+        client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(list) = answer else { panic!("not a list") };
+    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    let served = [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "portcullis.v1.SecurityGroupService",
+    ];
+    assert!(served.iter().all(|name| names.iter().any(|listed| listed == name)), "{names:?}");
+    assert_eq!(names.len(), served.len(), "{names:?}");
+}
+
+#[tokio::test]
 async fn health_has_a_name_for_each_part() {
     let server = start().await;
     let mut health = HealthClient::new(server.channel.clone());

@@ -408,6 +408,7 @@ async fn r31_a_duplicate_is_described_in_ec2s_words_and_nothing_is_added() {
     let cases = [
         (tcp(443, "10.0.0.0/8"), "peer: 10.0.0.0/8, TCP, from port: 443, to port: 443, ALLOW"),
         (cidr("-1", None, None, "0.0.0.0/0"), "peer: 0.0.0.0/0, ALL, ALLOW"),
+        (cidr("icmp", 8, -1, "10.0.0.0/8"), "peer: 10.0.0.0/8, ICMP, type: 8, code: ALL, ALLOW"),
         (
             tcp_group(22, OTHER_GROUP),
             "peer: sg-0e000000000000002, TCP, from port: 22, to port: 22, ALLOW",

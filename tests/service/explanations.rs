@@ -70,6 +70,10 @@ async fn a_rule_id_of_another_group_or_direction_is_explained() {
     assert_eq!(reasons, expected);
     let owner = &detail.unknown_explanations[0].nearest_rules[0];
     assert_eq!(owner.group_id.as_deref(), Some(OTHER_GROUP));
+    // A single explanation follows EC2's sentence, which has no full stop.
+    let status = server.revoke_ids(NONDEFAULT_VPC_GROUP, &["sgr-00000000"]).await.unwrap_err();
+    let message = "The security group rule ID 'sgr-00000000' does not exist. This security group";
+    assert!(status.message().starts_with(message), "{}", status.message());
 }
 
 #[tokio::test]

@@ -74,6 +74,15 @@ pub async fn start() -> Server {
 }
 
 pub async fn start_with(limits: Limits) -> Server {
+    start_as(limits, true).await
+}
+
+/// Without SandboxService, as with another backend.
+pub async fn start_without_sandbox_service() -> Server {
+    start_as(limits(), false).await
+}
+
+async fn start_as(limits: Limits, sandbox_service: bool) -> Server {
     let state: SandboxState = serde_json::from_str(STATE).unwrap();
     let clock = Arc::new(SystemClock);
     let random = Arc::new(SeededRandom::new(1));
@@ -81,7 +90,9 @@ pub async fn start_with(limits: Limits) -> Server {
         Sandbox::open(Some(state), None, clock.clone(), random.clone()).unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     let sandbox = Arc::new(sandbox);
-    let parts = Parts { limits, backend: sandbox.clone(), sandbox: Some(sandbox), clock, random };
+    let backend = sandbox.clone();
+    let sandbox = sandbox_service.then_some(sandbox);
+    let parts = Parts { limits, backend, sandbox, clock, random };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();

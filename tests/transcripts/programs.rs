@@ -1,0 +1,96 @@
+//! The programs that a transcript needs: portcullis itself, grpcurl, moto's server.
+
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// How long a program may take to say where it listens.
+const START: Duration = Duration::from_secs(60);
+
+/// A server process; dropping it kills it.
+pub struct Program {
+    pub address: String,
+    _process: Child,
+}
+
+/// A tool of the tests by its path below the tools folder, or on PATH. None: it is not installed, and need not be.
+pub fn tool(path: &str) -> Option<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools");
+    let folder = env::var_os("PORTCULLIS_TEST_TOOLS").map_or(own, PathBuf::from);
+    let name = Path::new(path).file_name().unwrap();
+    let on_path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&on_path).map(|folder| folder.join(name));
+    let found = std::iter::once(folder.join(path)).chain(on_path).find(|file| file.is_file());
+    if found.is_none() {
+        let required = env::var_os("PORTCULLIS_TEST_REQUIRE_TOOLS");
+        assert!(required.is_none_or(|value| value != "1"), "{path} is not installed");
+        eprintln!("SKIPPED: the transcripts that need {path}; scripts/tools installs it");
+    }
+    found
+}
+
+/// `portcullis serve` on a port of the system's choice. It gets no environment but this: settings and credentials of
+/// whoever runs the tests are not part of the scenarios.
+pub async fn portcullis(flags: &[&str], environment: &[(&str, &str)]) -> Program {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"]).args(flags);
+    command.env_clear().envs(environment.iter().copied());
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut process = start(&mut command);
+    let stdout = process.stdout.take().unwrap();
+    let line = line_with(stdout, "  gRPC ").await;
+    Program { address: line.split_whitespace().nth(1).unwrap().to_owned(), _process: process }
+}
+
+/// moto's server on a port of the system's choice.
+pub async fn moto(program: &Path) -> Program {
+    let mut command = Command::new(program);
+    command.args(["-H", "127.0.0.1", "-p", "0"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut process = start(&mut command);
+    let stderr = process.stderr.take().unwrap();
+    let line = line_with(stderr, "Running on http://").await;
+    let (_, address) = line.split_once("http://").unwrap();
+    Program { address: address.trim().to_owned(), _process: process }
+}
+
+fn start(command: &mut Command) -> Child {
+    let started = command.stdin(Stdio::null()).kill_on_drop(true).spawn();
+    started.unwrap_or_else(|error| panic!("{:?}: {error}", command.as_std().get_program()))
+}
+
+/// The first line that holds the text. The rest is read and dropped: a full pipe would stop the program.
+async fn line_with(stream: impl AsyncRead + Send + Unpin + 'static, text: &str) -> String {
+    let mut lines = BufReader::new(stream).lines();
+    let found = timeout(START, async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains(text) {
+                return line;
+            }
+        }
+        panic!("ended before it said {text:?}")
+    });
+    let line = found.await.unwrap_or_else(|_| panic!("did not say {text:?} in {START:?}"));
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    line
+}
+
+/// What a command prints to stdout, then to stderr, and its exit code.
+pub async fn output<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> (String, i32) {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(START, command.output()).await.expect("an end").unwrap();
+    let mut text = String::from_utf8(output.stdout).unwrap();
+    text.push_str(&String::from_utf8(output.stderr).unwrap());
+    (text, output.status.code().unwrap())
+}
