@@ -93,12 +93,13 @@ pub fn expand_all(
     field: &str,
     permissions: &[IpPermission],
 ) -> Result<Vec<RuleSpec>, Vec<Violation>> {
-    let mut expansion = Expansion::default();
+    let mut expansion =
+        Expansion { field, specs: Vec::new(), seen: HashMap::new(), violations: Vec::new() };
     for (index, permission) in permissions.iter().enumerate() {
         if expansion.violations.len() >= MAX_VIOLATIONS {
             break;
         }
-        expansion.permission(&format!("{field}[{index}]"), permission);
+        expansion.permission(index, permission);
     }
     expansion.finish()
 }
@@ -196,45 +197,54 @@ const INVALID_VALUE: &str = "InvalidParameterValue";
 const NO_PEER: &str = "missing mandatory parameter: exactly one of remote-security-group, \
      remote-ip-range, remote-ipv6-range, or prefix-list-id must be present";
 
-#[derive(Default)]
-struct Expansion {
+struct Expansion<'a> {
+    /// The path of the permissions.
+    field: &'a str,
     specs: Vec<RuleSpec>,
-    seen: HashMap<RuleKey, String>,
+    seen: HashMap<RuleKey, Place>,
     violations: Vec<Violation>,
 }
 
-impl Expansion {
-    fn permission(&mut self, path: &str, permission: &IpPermission) {
-        let traffic = self.traffic(path, permission);
+/// Where a peer stands. Spelled out only for a violation: a sandbox may load millions of peers.
+#[derive(Clone, Copy)]
+struct Place {
+    permission: usize,
+    list: &'static str,
+    index: usize,
+}
+
+impl Expansion<'_> {
+    fn permission(&mut self, number: usize, permission: &IpPermission) {
+        let traffic = self.traffic(number, permission);
         if permission.peers() == 0 {
-            self.refuse(path.to_owned(), INVALID_VALUE, NO_PEER);
+            self.refuse(format!("{}[{number}]", self.field), INVALID_VALUE, NO_PEER);
         }
         for (index, range) in permission.ip_ranges.iter().enumerate() {
-            let path = format!("{path}.ip_ranges[{index}]");
-            let peer = self.range(&path, "cidr_ip", range.cidr.as_deref(), Peer::Ipv4);
-            self.rule(path, traffic, peer, range.description.as_deref(), true);
+            let place = Place { permission: number, list: "ip_ranges", index };
+            let peer = self.range(place, "cidr_ip", range.cidr.as_deref(), Peer::Ipv4);
+            self.rule(place, traffic, peer, range.description.as_deref(), true);
         }
         for (index, range) in permission.ipv6_ranges.iter().enumerate() {
-            let path = format!("{path}.ipv6_ranges[{index}]");
-            let peer = self.range(&path, "cidr_ipv6", range.cidr.as_deref(), Peer::Ipv6);
-            self.rule(path, traffic, peer, range.description.as_deref(), true);
+            let place = Place { permission: number, list: "ipv6_ranges", index };
+            let peer = self.range(place, "cidr_ipv6", range.cidr.as_deref(), Peer::Ipv6);
+            self.rule(place, traffic, peer, range.description.as_deref(), true);
         }
         for (index, list) in permission.prefix_list_ids.iter().enumerate() {
-            let path = format!("{path}.prefix_list_ids[{index}]");
-            let peer = self.prefix_list(&path, given(list.prefix_list_id.as_deref()));
-            self.rule(path, traffic, peer, list.description.as_deref(), false);
+            let place = Place { permission: number, list: "prefix_list_ids", index };
+            let peer = self.prefix_list(place, given(list.prefix_list_id.as_deref()));
+            self.rule(place, traffic, peer, list.description.as_deref(), false);
         }
         for (index, pair) in permission.user_id_group_pairs.iter().enumerate() {
-            let path = format!("{path}.user_id_group_pairs[{index}]");
-            let peer = self.group_pair(&path, pair);
-            self.rule(path, traffic, peer, pair.description.as_deref(), false);
+            let place = Place { permission: number, list: "user_id_group_pairs", index };
+            let peer = self.group_pair(place, pair);
+            self.rule(place, traffic, peer, pair.description.as_deref(), false);
         }
     }
 
-    fn traffic(&mut self, path: &str, permission: &IpPermission) -> Option<Traffic> {
+    fn traffic(&mut self, number: usize, permission: &IpPermission) -> Option<Traffic> {
         let Some(text) = permission.ip_protocol.as_deref() else {
             self.refuse(
-                format!("{path}.ip_protocol"),
+                format!("{}[{number}].ip_protocol", self.field),
                 INVALID_VALUE,
                 "Invalid value 'null' for protocol. VPC security group rules must specify \
                  protocols explicitly.",
@@ -244,14 +254,14 @@ impl Expansion {
         let Some(protocol) = Protocol::parse(text) else {
             let message =
                 format!("Invalid value '{}' for IP protocol. Unknown protocol.", excerpt(text));
-            self.refuse(format!("{path}.ip_protocol"), INVALID_VALUE, message);
+            self.refuse(format!("{}[{number}].ip_protocol", self.field), INVALID_VALUE, message);
             return None;
         };
         match Traffic::new(protocol, permission.from_port, permission.to_port) {
             Ok(traffic) => Some(traffic),
             Err(violations) => {
                 for violation in violations {
-                    let field = format!("{path}.{}", violation.field);
+                    let field = format!("{}[{number}].{}", self.field, violation.field);
                     self.refuse(field, violation.code, violation.message);
                 }
                 None
@@ -261,53 +271,53 @@ impl Expansion {
 
     fn range<N: std::str::FromStr>(
         &mut self,
-        path: &str,
+        place: Place,
         field: &str,
         cidr: Option<&str>,
         peer: fn(N) -> Peer,
     ) -> Option<Peer> {
         let Some(text) = given(cidr) else {
-            self.refuse(format!("{path}.{field}"), INVALID_VALUE, NO_PEER);
+            self.refuse(self.path(place, field), INVALID_VALUE, NO_PEER);
             return None;
         };
         let parsed = text.parse().ok().map(peer);
         if parsed.is_none() {
             let message = format!("CIDR block {} is malformed", excerpt(text));
-            self.refuse(format!("{path}.{field}"), INVALID_VALUE, message);
+            self.refuse(self.path(place, field), INVALID_VALUE, message);
         }
         parsed
     }
 
-    fn prefix_list(&mut self, path: &str, id: Option<&str>) -> Option<Peer> {
-        let field = format!("{path}.prefix_list_id");
+    fn prefix_list(&mut self, place: Place, id: Option<&str>) -> Option<Peer> {
         let Some(text) = id else {
-            self.refuse(field, INVALID_VALUE, NO_PEER);
+            self.refuse(self.path(place, "prefix_list_id"), INVALID_VALUE, NO_PEER);
             return None;
         };
         let parsed = PrefixListId::parse(text).map(Peer::PrefixList);
         if parsed.is_none() {
             let message = format!("Invalid id: \"{}\" (expecting \"pl-...\")", excerpt(text));
+            let field = self.path(place, "prefix_list_id");
             self.refuse(field, "InvalidPrefixListId.Malformed", message);
         }
         parsed
     }
 
-    fn group_pair(&mut self, path: &str, pair: &UserIdGroupPair) -> Option<Peer> {
+    fn group_pair(&mut self, place: Place, pair: &UserIdGroupPair) -> Option<Peer> {
         let before = self.violations.len();
         let group_id = given(pair.group_id.as_deref());
         let group_name = given(pair.group_name.as_deref());
         let user_id = given(pair.user_id.as_deref());
         if let Some(text) = group_id.filter(|text| GroupId::parse(text).is_none()) {
-            let field = format!("{path}.group_id");
+            let field = self.path(place, "group_id");
             self.refuse(field, "InvalidGroupId.Malformed", malformed_group_id(text));
         }
         if group_id.is_none() && group_name.is_none() {
-            self.refuse(format!("{path}.group_id"), INVALID_VALUE, NO_PEER);
+            self.refuse(self.path(place, "group_id"), INVALID_VALUE, NO_PEER);
         }
         if let Some(text) = user_id.filter(|text| AccountId::parse(text).is_none()) {
             let message =
                 format!("Invalid value '{}' for userId. Expecting 12 digits.", excerpt(text));
-            self.refuse(format!("{path}.user_id"), INVALID_VALUE, message);
+            self.refuse(self.path(place, "user_id"), INVALID_VALUE, message);
         }
         let texts = [
             ("group_name", group_name),
@@ -318,7 +328,7 @@ impl Expansion {
         for (name, text) in texts {
             if text.is_some_and(|text| text.len() > MAX_TEXT) {
                 let message = format!("Longer than {MAX_TEXT} bytes.");
-                self.refuse(format!("{path}.{name}"), INVALID_VALUE, message);
+                self.refuse(self.path(place, name), INVALID_VALUE, message);
             }
         }
         (self.violations.len() == before).then(|| {
@@ -337,7 +347,7 @@ impl Expansion {
     /// The last step for one peer: its description, and whether the same rule was there before.
     fn rule(
         &mut self,
-        path: String,
+        place: Place,
         traffic: Option<Traffic>,
         peer: Option<Peer>,
         description: Option<&str>,
@@ -350,22 +360,31 @@ impl Expansion {
                 "Invalid rule description. Valid descriptions are strings less than 256 characters \
                  from the following set: a-zA-Z0-9. _-:/()#,@[]+={extra};{{}}!$*"
             );
-            self.refuse(format!("{path}.description"), INVALID_VALUE, message);
+            self.refuse(self.path(place, "description"), INVALID_VALUE, message);
         }
         let (Some(traffic), Some(peer)) = (traffic, peer) else { return };
         let spec = RuleSpec { traffic, peer, description: description.map(str::to_owned) };
         match self.seen.get(&spec.key()) {
-            Some(first) => {
+            Some(&first) => {
                 let message = format!(
-                    "The same permission must not appear multiple times: {first} is the same rule."
+                    "The same permission must not appear multiple times: {} is the same rule.",
+                    self.place(first)
                 );
-                self.refuse(path, INVALID_VALUE, message);
+                self.refuse(self.place(place), INVALID_VALUE, message);
             }
             None => {
-                self.seen.insert(spec.key(), path);
+                self.seen.insert(spec.key(), place);
                 self.specs.push(spec);
             }
         }
+    }
+
+    fn place(&self, Place { permission, list, index }: Place) -> String {
+        format!("{}[{permission}].{list}[{index}]", self.field)
+    }
+
+    fn path(&self, place: Place, member: &str) -> String {
+        format!("{}.{member}", self.place(place))
     }
 
     fn refuse(&mut self, field: String, code: &'static str, message: impl Into<String>) {
