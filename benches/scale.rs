@@ -76,18 +76,7 @@ fn state(groups: usize) -> String {
 
 async fn serve(sandbox: Sandbox) -> SecurityGroupServiceClient<tonic::transport::Channel> {
     let sandbox = Arc::new(sandbox);
-    let limits = Limits {
-        default_deadline: Duration::from_secs(30),
-        max_deadline: Duration::from_secs(120),
-        drain_timeout: Duration::from_secs(5),
-        max_in_flight: 1024,
-        max_connections: 100,
-        max_request_bytes: 1 << 20,
-        max_concurrent_streams: 256,
-        keepalive_interval: Duration::from_secs(60),
-        keepalive_timeout: Duration::from_secs(20),
-        reflection: false,
-    };
+    let limits = Limits { reflection: false, ..Limits::default() };
     let parts = Parts {
         limits,
         backend: sandbox.clone(),

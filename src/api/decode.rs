@@ -49,19 +49,26 @@ const MAX_FILTER_VALUES: usize = 200;
 const MAX_FILTERS: usize = 50;
 const MAX_IDS: usize = 1000;
 
+/// The scalars of EC2's older form, which four requests have.
+macro_rules! scalars {
+    ($request:ident) => {
+        Scalars {
+            cidr_ip: $request.cidr_ip,
+            from_port: $request.from_port,
+            ip_protocol: $request.ip_protocol,
+            to_port: $request.to_port,
+            source_security_group_name: $request.source_security_group_name,
+            source_security_group_owner_id: $request.source_security_group_owner_id,
+        }
+    };
+}
+
 /// RevokeEgress.
 #[allow(deprecated, reason = "the scalars that EC2 does not support are read to be refused")]
 pub fn revoke_egress(request: v1::RevokeEgressRequest) -> Result {
     let mut checks = Checks::default();
     let group = checks.group_id(request.group_id.as_deref());
-    let scalars = Scalars {
-        cidr_ip: request.cidr_ip,
-        from_port: request.from_port,
-        ip_protocol: request.ip_protocol,
-        to_port: request.to_port,
-        source_security_group_name: request.source_security_group_name,
-        source_security_group_owner_id: request.source_security_group_owner_id,
-    };
+    let scalars = scalars!(request);
     scalars.refuse(!request.ip_permissions.is_empty(), &mut checks.violations);
     let scalars_set = !scalars.set_fields().is_empty();
     let selection =
@@ -85,14 +92,7 @@ pub fn revoke_egress(request: v1::RevokeEgressRequest) -> Result {
 pub fn revoke_ingress(request: v1::RevokeIngressRequest) -> Result {
     let mut checks = Checks::default();
     let group = checks.group_ref(request.group_id.as_deref(), request.group_name.as_deref());
-    let scalars = Scalars {
-        cidr_ip: request.cidr_ip,
-        from_port: request.from_port,
-        ip_protocol: request.ip_protocol,
-        to_port: request.to_port,
-        source_security_group_name: request.source_security_group_name,
-        source_security_group_owner_id: request.source_security_group_owner_id,
-    };
+    let scalars = scalars!(request);
     let others = !request.ip_permissions.is_empty() || !request.security_group_rule_ids.is_empty();
     let selection = match scalars.rules(others, false, &mut checks.violations) {
         Some(specs) => Some(Selection::Specs(specs)),
@@ -121,14 +121,7 @@ pub fn revoke_ingress(request: v1::RevokeIngressRequest) -> Result {
 pub fn authorize_egress(request: v1::AuthorizeEgressRequest) -> Result {
     let mut checks = Checks::default();
     let group = checks.group_id(request.group_id.as_deref());
-    let scalars = Scalars {
-        cidr_ip: request.cidr_ip,
-        from_port: request.from_port,
-        ip_protocol: request.ip_protocol,
-        to_port: request.to_port,
-        source_security_group_name: request.source_security_group_name,
-        source_security_group_owner_id: request.source_security_group_owner_id,
-    };
+    let scalars = scalars!(request);
     scalars.refuse(!request.ip_permissions.is_empty(), &mut checks.violations);
     let scalars_set = !scalars.set_fields().is_empty();
     let specs = checks.new_rules(&request.ip_permissions, scalars_set);
@@ -150,14 +143,7 @@ pub fn authorize_egress(request: v1::AuthorizeEgressRequest) -> Result {
 pub fn authorize_ingress(request: v1::AuthorizeIngressRequest) -> Result {
     let mut checks = Checks::default();
     let group = checks.group_ref(request.group_id.as_deref(), request.group_name.as_deref());
-    let scalars = Scalars {
-        cidr_ip: request.cidr_ip,
-        from_port: request.from_port,
-        ip_protocol: request.ip_protocol,
-        to_port: request.to_port,
-        source_security_group_name: request.source_security_group_name,
-        source_security_group_owner_id: request.source_security_group_owner_id,
-    };
+    let scalars = scalars!(request);
     let others = !request.ip_permissions.is_empty();
     let specs = match scalars.rules(others, true, &mut checks.violations) {
         Some(specs) => Some(specs),

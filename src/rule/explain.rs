@@ -204,9 +204,9 @@ fn spec_message(
         UnknownReason::CoveredByWiderRule => {
             format!("No rule is {asked}; {id}, {has}, is wider and still allows that traffic.")
         }
-        UnknownReason::ChangedConcurrently => format!(
-            "{id} was {asked} when the group was read; EC2 does not know it. Somebody else changed the group."
-        ),
+        UnknownReason::ChangedConcurrently => {
+            format!("{id} was {asked} when the group was read; EC2 does not know it.")
+        }
         UnknownReason::AlreadyRevoked
         | UnknownReason::BelongsToAnotherGroup
         | UnknownReason::NoSuchDestination => format!("No rule is {asked}."),

@@ -8,10 +8,6 @@ use crate::support::*;
 
 const BOTH: [&str; 2] = [DEFAULT_VPC_GROUP, NONDEFAULT_VPC_GROUP];
 
-fn group_arn_vpc(group: &str) -> &'static str {
-    if group == DEFAULT_VPC_GROUP { DEFAULT_VPC } else { NONDEFAULT_VPC }
-}
-
 #[tokio::test]
 async fn r01_dry_run_is_answered_before_existence_but_after_syntax() {
     let mut server = start().await;
@@ -421,6 +417,11 @@ async fn r31_a_duplicate_is_described_in_ec2s_words_and_nothing_is_added() {
         assert_eq!(status.message(), format!("the specified rule \"{words}\" already exists"));
     }
     assert_eq!(server.effects().await, 0);
+    // R21's wording for all of ICMP.
+    let all = vec![cidr("icmp", -1, -1, "10.0.0.0/8")];
+    server.authorize(NONDEFAULT_VPC_GROUP, all.clone()).await.unwrap();
+    let status = server.authorize(NONDEFAULT_VPC_GROUP, all).await.unwrap_err();
+    assert!(status.message().contains("ICMP, type: ALL, code: ALL, ALLOW"), "{status:?}");
 }
 
 #[tokio::test]
@@ -515,7 +516,7 @@ async fn r42_repeating_a_revoke_depends_on_the_vpc() {
         let mut server = start().await;
         server.revoke(group, vec![tcp(443, "10.0.0.0/8")]).await.unwrap();
         let again = server.revoke(group, vec![tcp(443, "10.0.0.0/8")]).await;
-        if group_arn_vpc(group) == DEFAULT_VPC {
+        if group == DEFAULT_VPC_GROUP {
             assert_eq!(again.unwrap().outcome(), v1::Outcome::RevokedNothing);
         } else {
             assert_eq!(refusal(again), (Code::NotFound, "INVALID_PERMISSION_NOT_FOUND".into()));

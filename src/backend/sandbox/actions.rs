@@ -457,7 +457,7 @@ fn duplicate(spec: &RuleSpec) -> Refusal {
     };
     let message = format!(
         "the specified rule \"peer: {}, {protocol}{ports}, ALLOW\" already exists",
-        spec.peer
+        spec.peer.clone().canonical()
     );
     Refusal::new("InvalidPermission.Duplicate", message)
 }
