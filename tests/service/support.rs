@@ -32,8 +32,7 @@ pub const DEFAULT_VPC_GROUP: &str = "sg-0d000000000000001";
 pub const NONDEFAULT_VPC_GROUP: &str = "sg-0e000000000000001";
 /// A second group in the nondefault VPC, referred to by the first.
 pub const OTHER_GROUP: &str = "sg-0e000000000000002";
-/// The VPCs.
-pub const DEFAULT_VPC: &str = "vpc-0d000000000000000";
+/// The VPC of [`NONDEFAULT_VPC_GROUP`].
 pub const NONDEFAULT_VPC: &str = "vpc-0e000000000000000";
 /// An IPv6 VPC.
 pub const IPV6_VPC: &str = "vpc-0f000000000000000";
