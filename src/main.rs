@@ -235,7 +235,8 @@ async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, 
         attempt_timeout: ec2.attempt_timeout,
         connect_timeout: ec2.connect_timeout,
     };
-    Ok(Arc::new(Ec2::open(settings).await?))
+    // Boxed, because the SDK's futures are large and it happens once.
+    Ok(Arc::new(Box::pin(Ec2::open(settings)).await?))
 }
 
 #[cfg(not(feature = "ec2"))]
