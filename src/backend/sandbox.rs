@@ -1,8 +1,8 @@
 //! A backend that behaves like EC2 and lives in this process: the test double of other services, and a rehearsal of
 //! one's own account.
 //!
-//! A call goes: fault? ([`fault`]) → action ([`actions`] on the [`state`], or [`list`]) → effect noted
-//! ([`effects`]) → answer, late or lost if the fault says so. One lock holds everything, for as long as it takes to
+//! A call goes: fault? (`fault`) → action (`actions` on the `state`, or `list`) → effect noted
+//! (`effects`) → answer, late or lost if the fault says so. One lock holds everything, for as long as it takes to
 //! find one group and replace its list of rules; a read takes shared pointers and works on them after it let go.
 //!
 //! Where EC2 is silent:
