@@ -99,7 +99,13 @@ async fn settings_that_cannot_be_right_are_refused_at_once() {
         }
     };
     assert!(opened(|_| {}).await.contains("123456789012/us-east-1"));
-    assert!(opened(|s| s.targets.clear()).await.contains("no EC2 target"));
+    // Without any target the credentials' own account is served, in one Region.
+    assert!(opened(|s| s.targets.clear()).await.contains("123456789012/us-east-1"));
+    let elsewhere = |s: &mut Ec2Settings| {
+        s.targets.clear();
+        s.default_region = Some(region("eu-west-1"));
+    };
+    assert!(opened(elsewhere).await.contains("123456789012/eu-west-1"));
     assert!(opened(|s| s.targets[0].regions.clear()).await.contains("no Region"));
     assert!(opened(|s| s.targets.push(target_settings())).await.contains("twice"));
     assert!(
