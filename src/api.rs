@@ -5,6 +5,7 @@ pub mod decode;
 pub mod encode;
 pub mod health;
 pub mod proto;
+pub mod query;
 pub mod sandbox;
 pub mod service;
 pub mod status;

@@ -59,6 +59,10 @@ pub enum BackendConfig {
 pub struct SandboxConfig {
     /// The files that it starts with. They exist.
     pub state: Vec<PathBuf>,
+    /// Where it answers EC2's own API; none if it does not.
+    pub ec2_listen: Option<SocketAddr>,
+    /// Whether that may be an address that other machines reach.
+    pub ec2_allow_remote: bool,
 }
 
 /// EC2's part.
@@ -266,7 +270,11 @@ impl BackendConfig {
         reader.refuse_other_backends(word);
         match word {
             "ec2" => Self::Ec2(Ec2Config::read(reader)),
-            _ => Self::Sandbox(SandboxConfig { state: reader.files("sandbox_state") }),
+            _ => Self::Sandbox(SandboxConfig {
+                state: reader.files("sandbox_state"),
+                ec2_listen: reader.address_or_off("sandbox_ec2_listen"),
+                ec2_allow_remote: reader.switch("sandbox_ec2_allow_remote"),
+            }),
         }
     }
 }

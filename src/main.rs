@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io::{self, IsTerminal as _, Write as _},
+    net::SocketAddr,
     process::ExitCode,
     sync::Arc,
 };
@@ -11,10 +12,11 @@ use std::{
 use portcullis::config::TargetConfig;
 use portcullis::{
     admin,
+    api::query,
     backend::{Backend, sandbox::Sandbox},
     cli::{
         self, Command, Settings,
-        banner::{Sample, banner},
+        banner::{Addresses, Sample, banner},
     },
     clock::{Clock, SystemClock},
     config::{self, BackendConfig, Complaint, Config, Ec2Config, LogFormat, SandboxConfig},
@@ -103,6 +105,7 @@ async fn start(config: &Config) -> Result<Started, String> {
     let listener = bind("listen", config.listen).await?;
     let grpc = local_address(&listener)?;
     let status = ServerStatus::default();
+    let ec2_door = open_ec2_door(config, &parts).await?;
     let mut admin = None;
     if let Some(address) = config.admin_listen {
         let listener = bind("admin_listen", address).await?;
@@ -110,11 +113,12 @@ async fn start(config: &Config) -> Result<Started, String> {
         // It answers as long as the process runs, through the drain.
         tokio::spawn(admin::serve(listener, status.clone(), std::future::pending()));
     }
-    print(&banner(config, grpc, admin, sample(config)));
+    print(&banner(config, Addresses { grpc, admin, ec2_door }, sample(config)));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         %grpc,
         admin = admin.map(tracing::field::display),
+        ec2_door = ec2_door.map(tracing::field::display),
         backend = ?config.backend,
         "started"
     );
@@ -218,6 +222,23 @@ fn open_sandbox(
     Ok(Arc::new(sandbox))
 }
 
+/// The sandbox's EC2 door, if it is to have one. Like the admin listener it answers as long as the process runs.
+async fn open_ec2_door(
+    config: &Config,
+    parts: &server::Parts,
+) -> Result<Option<SocketAddr>, String> {
+    let BackendConfig::Sandbox(SandboxConfig { ec2_listen: Some(address), .. }) = &config.backend
+    else {
+        return Ok(None);
+    };
+    let Some(sandbox) = &parts.sandbox else { return Ok(None) };
+    let listener = bind("sandbox_ec2_listen", *address).await?;
+    let bound = local_address(&listener)?;
+    let door = query::Door::new(sandbox.clone(), parts.clock.clone(), parts.random.clone());
+    tokio::spawn(query::serve(listener, Arc::new(door), std::future::pending()));
+    Ok(Some(bound))
+}
+
 #[cfg(feature = "ec2")]
 async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, String> {
     use portcullis::backend::ec2::{Ec2, Ec2Settings, TargetSettings};
@@ -245,11 +266,11 @@ async fn open_ec2(_: &Config, _: &Ec2Config) -> Result<Arc<dyn Backend>, String>
     Err("this build has no EC2 backend: build with the feature ec2".to_owned())
 }
 
-async fn bind(name: &str, address: std::net::SocketAddr) -> Result<TcpListener, String> {
+async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|error| format!("{name} {address}: {error}"))
 }
 
-fn local_address(listener: &TcpListener) -> Result<std::net::SocketAddr, String> {
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, String> {
     listener.local_addr().map_err(|error| error.to_string())
 }
 

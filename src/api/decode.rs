@@ -18,7 +18,7 @@ mod legacy;
 mod permissions;
 
 use legacy::Scalars;
-use permissions::permissions;
+pub use permissions::permissions;
 
 /// What a request asks for, and where.
 #[derive(Debug)]

@@ -15,13 +15,20 @@ pub struct Sample<'a> {
     pub ip_permission: &'a str,
 }
 
-/// The text. The addresses are the bound ones: the configured ports may be 0.
-pub fn banner(
-    config: &Config,
-    grpc: SocketAddr,
-    admin: Option<SocketAddr>,
-    sample: Option<Sample<'_>>,
-) -> String {
+/// The addresses that were bound: the configured ports may be 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// The admin listener.
+    pub admin: Option<SocketAddr>,
+    /// EC2's own API on the sandbox.
+    pub ec2_door: Option<SocketAddr>,
+}
+
+/// The text.
+pub fn banner(config: &Config, addresses: Addresses, sample: Option<Sample<'_>>) -> String {
+    let Addresses { grpc, admin, ec2_door } = addresses;
     let admin = admin.map_or_else(
         || "off".to_owned(),
         |address| format!("http://{address} (/livez, /readyz, /version)"),
@@ -34,6 +41,13 @@ pub fn banner(
         env!("CARGO_PKG_VERSION"),
         backend(&config.backend),
     );
+    // Writing to a String cannot fail.
+    if let Some(address) = ec2_door {
+        let _ = writeln!(
+            text,
+            "  EC2      http://{address} (EC2's own API on the sandbox; any credentials)"
+        );
+    }
     if matches!(&config.backend, BackendConfig::Ec2(ec2) if ec2.insecure_loopback) {
         text.push_str(
             "  WARNING  anyone on this machine can change these accounts' security groups\n",
@@ -41,8 +55,7 @@ pub fn banner(
     }
     if matches!(config.backend, BackendConfig::Sandbox(_)) && config.limits.reflection {
         text.push_str("\nTry:\n");
-        // Writing to a String cannot fail.
-        for call in calls(grpc, sample) {
+        for call in calls(grpc, ec2_door, sample) {
             let _ = writeln!(text, "  {call}");
         }
     }
@@ -68,7 +81,11 @@ fn backend(config: &BackendConfig) -> String {
     }
 }
 
-fn calls(grpc: SocketAddr, sample: Option<Sample<'_>>) -> Vec<String> {
+fn calls(
+    grpc: SocketAddr,
+    ec2_door: Option<SocketAddr>,
+    sample: Option<Sample<'_>>,
+) -> Vec<String> {
     let mut calls = vec![
         format!("grpcurl -plaintext {grpc} list"),
         format!("grpcurl -plaintext {grpc} describe {SERVICE}.RevokeEgress"),
@@ -77,6 +94,12 @@ fn calls(grpc: SocketAddr, sample: Option<Sample<'_>>) -> Vec<String> {
     calls.extend(sample.map(|Sample { group_id, ip_permission }| {
         let body = format!(r#"{{"GroupId": "{group_id}", "IpPermissions": [{ip_permission}]}}"#);
         format!("grpcurl -plaintext -d '{body}' {grpc} {SERVICE}/RevokeEgress")
+    }));
+    calls.extend(ec2_door.map(|address| {
+        format!(
+            "AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test aws --region us-east-1 \
+             --endpoint-url http://{address} ec2 describe-security-groups"
+        )
     }));
     calls
 }
@@ -93,7 +116,9 @@ mod tests {
             group_id: "sg-1",
             ip_permission: r#"{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}"#,
         };
-        let text = banner(&config, "127.0.0.1:4711".parse().unwrap(), None, Some(sample));
+        let grpc = "127.0.0.1:4711".parse().unwrap();
+        let addresses = Addresses { grpc, admin: None, ec2_door: None };
+        let text = banner(&config, addresses, Some(sample));
         assert!(text.contains("admin    off"), "{text}");
         assert_eq!(text.matches("grpcurl -plaintext").count(), 4, "{text}");
         assert!(

@@ -200,6 +200,23 @@ const BACKEND: &[Key] = &[
               from that file's folder.",
     },
     Key {
+        name: "sandbox_ec2_listen",
+        takes: Takes::AddressOrOff,
+        default: "off",
+        only_with: Some("sandbox"),
+        doc: "Where the sandbox also answers EC2's own Query API, for the AWS CLI, SDKs and \
+              Terraform. Signatures are read for account and Region and not verified. Only \
+              loopback addresses start, unless sandbox_ec2_allow_remote.",
+    },
+    Key {
+        name: "sandbox_ec2_allow_remote",
+        takes: Takes::Switch,
+        default: "false",
+        only_with: Some("sandbox"),
+        doc: "Lets sandbox_ec2_listen be an address that other machines reach. Whoever \
+              reaches it can change everything in the sandbox.",
+    },
+    Key {
         name: "ec2_endpoint_url",
         takes: Takes::Url,
         default: "",

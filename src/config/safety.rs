@@ -19,6 +19,18 @@ pub fn check(reader: &mut Reader<'_>, config: &Config) {
             reader.complain(name, message);
         }
     }
+    if let BackendConfig::Sandbox(sandbox) = &config.backend
+        && let Some(address) = sandbox.ec2_listen
+        && !is_loopback(address.ip())
+        && !sandbox.ec2_allow_remote
+    {
+        let message = format!(
+            "{address} is not a loopback address: EC2's API is answered without verifying \
+             signatures, so whoever reaches it owns the sandbox; use 127.0.0.1 or [::1], or \
+             accept it with --sandbox-ec2-allow-remote"
+        );
+        reader.complain("sandbox_ec2_listen", message);
+    }
     if let BackendConfig::Ec2(ec2) = &config.backend
         && !ec2.insecure_loopback
         && !ec2.endpoint_url.as_deref().is_some_and(is_loopback_url)

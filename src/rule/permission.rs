@@ -193,6 +193,9 @@ impl IpPermission {
 
 // === expanding ===
 
+/// EC2's sentence for the same rule twice in one request (R30).
+pub const SAME_TWICE: &str = "The same permission must not appear multiple times";
+
 const INVALID_VALUE: &str = "InvalidParameterValue";
 const NO_PEER: &str = "missing mandatory parameter: exactly one of remote-security-group, \
      remote-ip-range, remote-ipv6-range, or prefix-list-id must be present";
@@ -366,10 +369,7 @@ impl Expansion<'_> {
         let spec = RuleSpec { traffic, peer, description: description.map(str::to_owned) };
         match self.seen.get(&spec.key()) {
             Some(&first) => {
-                let message = format!(
-                    "The same permission must not appear multiple times: {} is the same rule.",
-                    self.place(first)
-                );
+                let message = format!("{SAME_TWICE}: {} is the same rule.", self.place(first));
                 self.refuse(self.place(place), INVALID_VALUE, message);
             }
             None => {

@@ -17,7 +17,7 @@ use crate::{
         self, AccountId, Direction, GroupId, GroupPeer, Peer, Rule, RuleId, RuleSpec, Target,
         Traffic,
         matching::{match_ids, match_specs},
-        permission::default_egress,
+        permission::{SAME_TWICE, default_egress},
         traffic::Ports,
     },
 };
@@ -345,7 +345,7 @@ fn refuse_repeated_specs(specs: &[RuleSpec]) -> Result<(), Refusal> {
     if specs.iter().all(|spec| seen.insert(spec.key())) {
         return Ok(());
     }
-    Err(Refusal::new("InvalidParameterValue", "The same permission must not appear multiple times"))
+    Err(Refusal::new("InvalidParameterValue", SAME_TWICE))
 }
 
 /// The same rule id twice in one call (R32).

@@ -1,0 +1,219 @@
+//! Who asks, as far as the sandbox needs to know: the account and the Region, read from the signature. The signature
+//! itself is not checked, so any secret will do.
+//!
+//! The account is in the access key's id, as AWS writes it there (the first 40 bits after the prefix). Session keys of
+//! [`issue`] are made in that form, so that nothing has to be remembered of a session. A key that holds no
+//! account, such as `test`, stands for the default account.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::HeaderMap;
+
+use super::form::Fields;
+use crate::{
+    backend::Refusal,
+    random::Random,
+    rule::{AccountId, Region},
+};
+
+/// The id that AWS's documentation uses in examples. It holds an account that nobody means.
+const EXAMPLE_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
+
+/// Base 32 as RFC 4648 has it.
+const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+const MAX_TOKEN: usize = 4096;
+
+/// What a session's token begins with once it is decoded.
+const TOKEN_MARK: &str = "sandbox-session ";
+
+/// Who asks, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The access key's id.
+    pub key_id: Option<String>,
+    /// The account that it holds. None: the default account.
+    pub account: Option<AccountId>,
+    /// The Region that the signature is for. None: the default Region.
+    pub region: Option<Region>,
+    /// The role and the name of the session, if it is one that [`issue`] made.
+    pub session: Option<(String, String)>,
+}
+
+/// Temporary credentials.
+#[derive(Debug)]
+pub struct Credentials {
+    /// AccessKeyId.
+    pub key_id: String,
+    /// SecretAccessKey.
+    pub secret: String,
+    /// SessionToken.
+    pub token: String,
+}
+
+impl Caller {
+    /// Reads the Authorization header, or the parameters of a presigned request, and takes them out.
+    pub fn read(headers: &HeaderMap, fields: &mut Fields) -> Result<Self, Refusal> {
+        for name in [
+            "X-Amz-Algorithm",
+            "X-Amz-Date",
+            "X-Amz-Expires",
+            "X-Amz-SignedHeaders",
+            "X-Amz-Signature",
+        ] {
+            fields.ignore(name);
+        }
+        let header =
+            |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+        let presigned = fields.text("X-Amz-Credential");
+        let token = fields.text("X-Amz-Security-Token");
+        let scope = match header("authorization") {
+            Some(text) => Some(credential(text).ok_or_else(incomplete)?.to_owned()),
+            None => presigned,
+        };
+        let Some(scope) = scope else { return Ok(Self::default()) };
+        // key id / date / Region / service / aws4_request
+        let mut parts = scope.split('/');
+        let (key_id, region) = (parts.next(), parts.nth(1));
+        let (Some(key_id), Some(region)) = (key_id, region.and_then(Region::parse)) else {
+            return Err(incomplete());
+        };
+        let token = header("x-amz-security-token").or(token.as_deref());
+        Ok(Self {
+            account: account_of(key_id),
+            key_id: Some(key_id.chars().take(128).collect()),
+            region: Some(region),
+            session: token.and_then(session_of),
+        })
+    }
+}
+
+/// The credential of a header such as `AWS4-HMAC-SHA256 Credential=.../..., SignedHeaders=..., Signature=...`.
+fn credential(header: &str) -> Option<&str> {
+    let (_, members) = header.split_once(char::is_whitespace)?;
+    members.split(',').find_map(|member| member.trim().strip_prefix("Credential="))
+}
+
+fn incomplete() -> Refusal {
+    Refusal::new(
+        "IncompleteSignature",
+        "Authorization header requires 'Credential' parameter: KEY/DATE/REGION/SERVICE/aws4_request",
+    )
+}
+
+/// The account that an access key's id holds.
+fn account_of(key_id: &str) -> Option<AccountId> {
+    let digits = key_id.strip_prefix("AKIA").or_else(|| key_id.strip_prefix("ASIA"))?;
+    if key_id == EXAMPLE_KEY || digits.len() != 16 {
+        return None;
+    }
+    let mut bits: u128 = 0;
+    for digit in digits.bytes() {
+        let value = ALPHABET.iter().position(|letter| *letter == digit)?;
+        bits = bits << 5 | value as u128;
+    }
+    // One bit, then the account in 40.
+    AccountId::parse(&format!("{:012}", bits >> 39 & 0xff_ffff_ffff))
+}
+
+/// Credentials for a session of a role in an account.
+pub fn issue(account: &AccountId, role: &str, session: &str, random: &dyn Random) -> Credentials {
+    let account: u128 = account.as_str().parse().unwrap_or_default();
+    let noise = random.bits() & 0x7f_ffff_ffff;
+    let bits = 1 << 79 | account << 39 | noise;
+    let digits = (0..16).rev().filter_map(|place| {
+        let value = usize::try_from(bits >> (place * 5) & 31).ok()?;
+        ALPHABET.get(value).map(|letter| char::from(*letter))
+    });
+    Credentials {
+        key_id: format!("ASIA{}", digits.collect::<String>()),
+        secret: BASE64_STANDARD.encode(random.bits().to_be_bytes()),
+        token: BASE64_STANDARD.encode(format!("{TOKEN_MARK}{role} {session}")),
+    }
+}
+
+fn session_of(token: &str) -> Option<(String, String)> {
+    if token.len() > MAX_TOKEN {
+        return None;
+    }
+    let text = String::from_utf8(BASE64_STANDARD.decode(token).ok()?).ok()?;
+    let (role, session) = text.strip_prefix(TOKEN_MARK)?.split_once(' ')?;
+    Some((role.to_owned(), session.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::SeededRandom;
+
+    fn read(authorization: Option<&str>, form: &str) -> Result<Caller, Refusal> {
+        let mut headers = HeaderMap::new();
+        if let Some(text) = authorization {
+            headers.insert("authorization", text.parse().unwrap());
+        }
+        let mut fields = Fields::parse(form.as_bytes()).unwrap();
+        let caller = Caller::read(&headers, &mut fields)?;
+        fields.finish()?;
+        Ok(caller)
+    }
+
+    fn signed(key_id: &str) -> String {
+        format!(
+            "AWS4-HMAC-SHA256 Credential={key_id}/20260101/eu-west-1/ec2/aws4_request, \
+             SignedHeaders=host, Signature=0"
+        )
+    }
+
+    #[test]
+    fn the_key_tells_the_account_as_aws_writes_it() {
+        // Published examples of the encoding.
+        for (key_id, account) in [
+            ("ASIAQNZGKIQY56JQ7WML", Some("029608264753")),
+            ("AKIAIOSFODNN7EXAMPLE", None),
+            ("test", None),
+            ("AKIA", None),
+            ("AKIAIOSFODNN7EXAMPL1", None),
+            ("ASIA7777777777777777", None),
+        ] {
+            let caller = read(Some(&signed(key_id)), "").unwrap();
+            assert_eq!(caller.account.as_ref().map(AccountId::as_str), account, "{key_id}");
+            assert_eq!(caller.region, Some(Region::new("eu-west-1")));
+        }
+    }
+
+    #[test]
+    fn a_session_s_key_and_token_tell_its_account_role_and_name() {
+        for account in ["000000000000", "123456789012", "999999999999"] {
+            let account = AccountId::new(account);
+            let random = SeededRandom::new(7);
+            let issued = issue(&account, "arn:aws:iam::1:role/a", "me", &random);
+            assert_eq!(issued.key_id.len(), 20);
+            assert_eq!(account_of(&issued.key_id), Some(account));
+            let session = session_of(&issued.token);
+            assert_eq!(session, Some(("arn:aws:iam::1:role/a".to_owned(), "me".to_owned())));
+        }
+        assert_eq!(session_of("AAAA"), None);
+        assert_eq!(session_of(&"A".repeat(MAX_TOKEN + 4)), None);
+    }
+
+    #[test]
+    fn presigned_requests_are_read_like_signed_ones() {
+        let form = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=test%2F20260101%2Feu-west-1%2F\
+                    ec2%2Faws4_request&X-Amz-Date=x&X-Amz-Expires=9&X-Amz-SignedHeaders=host&\
+                    X-Amz-Signature=0";
+        assert_eq!(read(None, form).unwrap(), read(Some(&signed("test")), "").unwrap());
+        assert_eq!(read(None, "").unwrap(), Caller::default());
+    }
+
+    #[test]
+    fn half_a_signature_is_incomplete() {
+        for text in
+            ["", "Basic", "Basic dTpw", "AWS4-HMAC-SHA256 Credential=test", "X Credential=a/b"]
+        {
+            assert_eq!(read(Some(text), "").unwrap_err().code, "IncompleteSignature", "{text}");
+        }
+        assert_eq!(
+            read(None, "X-Amz-Credential=a%2Fb%2Fnot_a_region").unwrap_err().code,
+            "IncompleteSignature"
+        );
+    }
+}
