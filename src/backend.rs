@@ -9,8 +9,8 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::rule::{
-    AccountId, Direction, GroupId, GroupRef, IpPermission, Region, Rule, RuleId, RuleSpec, Tag,
-    Target, VpcId,
+    AccountId, Direction, GroupId, GroupRef, IpPermission, Region, Rule, RuleChange, RuleId,
+    RuleSpec, Tag, Target, VpcId,
 };
 
 #[cfg(feature = "ec2")]
@@ -280,6 +280,48 @@ pub struct Authorized {
     pub rules: Vec<OwnedRule>,
     /// EC2's request id.
     pub request_id: Option<String>,
+}
+
+/// The request of ModifySecurityGroupRules: rules of both directions of one group.
+#[derive(Clone, Debug)]
+pub struct ModifyRules {
+    /// The group.
+    pub group: GroupId,
+    /// The rules, and what each is to be.
+    pub changes: Vec<RuleChange>,
+    /// Only ask whether it is permitted.
+    pub dry_run: bool,
+}
+
+/// What EC2 says of a modification, or of an update of descriptions.
+#[derive(Clone, Debug)]
+pub struct Modified {
+    /// `Return`, as EC2 says it.
+    pub return_value: Option<bool>,
+    /// EC2's request id.
+    pub request_id: Option<String>,
+}
+
+/// The request of UpdateSecurityGroupRuleDescriptionsEgress or UpdateSecurityGroupRuleDescriptionsIngress.
+#[derive(Clone, Debug)]
+pub struct UpdateDescriptions {
+    /// The group; by name in the default VPC.
+    pub group: GroupRef,
+    /// Which way.
+    pub direction: Direction,
+    /// The rules, and their new descriptions.
+    pub updates: DescriptionUpdates,
+    /// Only ask whether it is permitted.
+    pub dry_run: bool,
+}
+
+/// Rules and their new descriptions. One that is missing removes what the rule has.
+#[derive(Clone, Debug)]
+pub enum DescriptionUpdates {
+    /// By properties.
+    Specs(Vec<RuleSpec>),
+    /// By id.
+    Ids(Vec<(RuleId, Option<String>)>),
 }
 
 /// The request of CreateSecurityGroup.

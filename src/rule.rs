@@ -1,10 +1,11 @@
 //! Security-group rules: the pure domain.
 //!
 //! Read in this order: [`id`], [`traffic`] (protocol and ports), [`peer`], [`permission`] (EC2's grouped form, and
-//! expanding it into atomic rules and back), [`matching`], [`explain`].
+//! expanding it into atomic rules and back), [`change`], [`matching`], [`explain`].
 //!
 //! Nothing here knows of protobuf, AWS's SDK, time or I/O.
 
+pub mod change;
 pub mod explain;
 pub mod id;
 pub mod matching;
@@ -12,6 +13,7 @@ pub mod peer;
 pub mod permission;
 pub mod traffic;
 
+pub use change::{RuleChange, RuleRequest};
 pub use id::{AccountId, GroupId, GroupRef, PrefixListId, Region, RuleId, Target, VpcId};
 pub use peer::{GroupPeer, Peer, PeerKey};
 pub use permission::{IpPermission, expand, group};

@@ -1,8 +1,8 @@
 //! A backend that behaves like EC2 and lives in this process: the test double of other services, and a rehearsal of
 //! one's own account.
 //!
-//! A call goes: fault? (`fault`) → action (`actions` on the `state`, or `list`) → effect noted
-//! (`effects`) → answer, late or lost if the fault says so. One lock holds everything, for as long as it takes to
+//! A call goes: fault? (`fault`) → action (`actions`, `family`, `around` and `tagging` on the `state`, or `list`) →
+//! effect noted (`effects`) → answer, late or lost if the fault says so. One lock holds everything, for as long as it takes to
 //! find one group and replace its list of rules; a read takes shared pointers and works on them after it let go.
 //!
 //! Where EC2 is silent:
@@ -12,6 +12,10 @@
 //! - A dry run is answered before anything is looked up (R1), and its failures are those of a read: it has no effect
 //!   that could be in doubt.
 //! - A group that is looked up by name without a default VPC: VPCIdNotSpecified.
+//! - A modification names a group of another account in a peered VPC by its id alone: it cannot say the owner. A rule
+//!   that keeps its group keeps it as it is, deleted or not.
+//! - What counts for a modification is the group as it is after all of it: two rules may swap their properties.
+//! - Updating the description of a rule that the group has not is an error in either kind of VPC.
 //! - More rules than the limit are kept when they were loaded. Only what would add to them is refused.
 
 use std::{
@@ -24,7 +28,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::{
     effects::{Change, Effect, Effects},
-    fault::{Faults, Kind, Strike, unanswered},
+    fault::{Faults, Kind, Strike, server_error, unanswered},
     filter::{GroupFilters, RuleFilters},
     load::Draft,
     state::{State, View, not_configured},
@@ -41,7 +45,9 @@ use crate::{
 };
 
 mod actions;
+mod around;
 mod effects;
+mod family;
 mod fault;
 mod filter;
 mod index;
@@ -50,8 +56,13 @@ mod load;
 mod sample;
 mod state;
 mod state_format;
+mod tagging;
 #[cfg(test)]
 mod tests;
+
+pub use around::{CreatePrefixList, CreateVpc, DeleteVpc, DescribePrefixLists, DescribeVpcs};
+pub use state::{PrefixList, Vpc};
+pub use tagging::{CreateTags, DeleteTags, DescribeTags, TagDescription};
 
 const DESCRIBE_GROUPS: &str = "DescribeSecurityGroups";
 const DESCRIBE_RULES: &str = "DescribeSecurityGroupRules";
@@ -182,14 +193,18 @@ impl Sandbox {
         changes: bool,
         result: Result<T, BackendError>,
     ) -> Result<T, BackendError> {
+        let Ticket { strike, request_id } = ticket;
         let result = result.map_err(|error| match error {
             BackendError::Refused(refusal) => {
-                Refusal { request_id: Some(ticket.request_id), ..refusal }.into()
+                Refusal { request_id: Some(request_id.clone()), ..refusal }.into()
             }
             other => other,
         });
         let no_answer = |detail| Err(unanswered(changes, Failure::new(detail)));
-        match ticket.strike.map(|strike| strike.kind) {
+        match strike.map(|strike| strike.kind) {
+            Some(Kind::ServerError { code, .. }) => {
+                Err(unanswered(changes, server_error(code, &request_id)))
+            }
             Some(Kind::LoseAnswer) => no_answer("the answer was lost by a fault"),
             Some(Kind::Delay(delay)) => {
                 let ready = Instant::now() + delay;
@@ -203,23 +218,48 @@ impl Sandbox {
         }
     }
 
-    /// A call of one action that changes something, if it is no dry run.
+    /// A call of one action that reads and is about no group.
+    async fn read<T>(
+        &self,
+        call: &CallContext,
+        action: &'static str,
+        work: impl FnOnce() -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        let ticket = self.admit(call, &[action], false, |_| Vec::new())?;
+        Self::answer(call, ticket, false, work()).await
+    }
+
+    /// A call of one action that changes one group, if it is no dry run.
     async fn change<T>(
         &self,
         call: &CallContext,
         target: &Target,
-        (action, dry_run): (&'static str, bool),
+        action: (&'static str, bool),
         group: Option<&GroupRef>,
         work: impl FnOnce(&mut State, &dyn Random, &str) -> Result<(T, Option<Change>), BackendError>,
     ) -> Result<T, BackendError> {
-        let about = |state: &State| group.and_then(|group| meant(state, target, group));
-        let ticket =
-            self.admit(call, &[action], !dry_run, |state| about(state).into_iter().collect())?;
+        let about = |state: &State| {
+            let group = group.and_then(|group| meant(state, target, group));
+            group.into_iter().collect()
+        };
+        self.change_all(call, target, action, about, work).await
+    }
+
+    /// A call of one action that changes anything, if it is no dry run.
+    async fn change_all<T, C: IntoIterator<Item = Change>>(
+        &self,
+        call: &CallContext,
+        target: &Target,
+        (action, dry_run): (&'static str, bool),
+        about: impl FnOnce(&State) -> Vec<GroupId>,
+        work: impl FnOnce(&mut State, &dyn Random, &str) -> Result<(T, C), BackendError>,
+    ) -> Result<T, BackendError> {
+        let ticket = self.admit(call, &[action], !dry_run, about)?;
         let result = {
             let world = &mut *self.lock();
             let applied = work(&mut world.state, self.random.as_ref(), &ticket.request_id);
-            applied.map(|(answer, change)| {
-                if let Some(change) = change {
+            applied.map(|(answer, changes)| {
+                for change in changes {
                     world.effects.record(Effect {
                         sequence: 0,
                         applied_at: self.clock.now(),

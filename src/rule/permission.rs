@@ -358,11 +358,7 @@ impl Expansion<'_> {
     ) {
         let description = given(description);
         if description.is_some_and(|text| !is_valid_description(text, ampersand)) {
-            let extra = if ampersand { "&" } else { "" };
-            let message = format!(
-                "Invalid rule description. Valid descriptions are strings less than 256 characters \
-                 from the following set: a-zA-Z0-9. _-:/()#,@[]+={extra};{{}}!$*"
-            );
+            let message = invalid_description(ampersand);
             self.refuse(self.path(place, "description"), INVALID_VALUE, message);
         }
         let (Some(traffic), Some(peer)) = (traffic, peer) else { return };
@@ -396,6 +392,15 @@ impl Expansion<'_> {
     fn finish(self) -> Result<Vec<RuleSpec>, Vec<Violation>> {
         if self.violations.is_empty() { Ok(self.specs) } else { Err(self.violations) }
     }
+}
+
+/// EC2's sentence for a description that a rule cannot have; see [`is_valid_description`].
+pub fn invalid_description(ampersand: bool) -> String {
+    let extra = if ampersand { "&" } else { "" };
+    format!(
+        "Invalid rule description. Valid descriptions are strings less than 256 characters from the \
+         following set: a-zA-Z0-9. _-:/()#,@[]+={extra};{{}}!$*"
+    )
 }
 
 /// EC2's sentence for a malformed group id.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::{
     effects::Change,
-    state::{State, arn, no_default_vpc, no_such_group},
+    state::{Site, State, Vpc, arn, no_default_vpc, no_such_group, no_such_list, no_such_vpc},
 };
 use crate::{
     backend::{
@@ -71,11 +71,7 @@ pub fn revoke(state: &mut State, target: &Target, request: &RevokeRules) -> Outc
             refuse_repeated_specs(&resolved)?;
             let matching = match_specs(&resolved, request.direction, &rules);
             if !matching.unknown.is_empty() && !state.in_default_vpc(&group) {
-                return Err(Refusal::new(
-                    "InvalidPermission.NotFound",
-                    "The specified rule does not exist in this security group.",
-                )
-                .into());
+                return Err(no_such_permission().into());
             }
             // As they were asked: a name stays a name. What is unknown comes in the order of the request.
             let mut missed = matching.unknown.iter().copied().peekable();
@@ -138,7 +134,8 @@ pub fn authorize(
             return Err(duplicate(spec).into());
         }
     }
-    refuse_too_many(state, target, request.direction, &rules, &specs)?;
+    let has = || peers_of(&rules, request.direction);
+    refuse_too_many(state, target, has(), has().chain(specs.iter().map(|spec| &spec.peer)))?;
 
     let mut all: Vec<Rule> = rules.to_vec();
     for spec in specs {
@@ -192,13 +189,7 @@ pub fn create_group(
         Some(id) => id,
         None => site.default_vpc().ok_or_else(no_default_vpc)?,
     };
-    let vpc = state.vpcs().get(vpc_id).filter(|vpc| {
-        vpc.home == *target || vpc.home.region == target.region && site.works_in(vpc_id)
-    });
-    let Some(vpc) = vpc.cloned() else {
-        let message = format!("The vpc ID '{vpc_id}' does not exist");
-        return Err(Refusal::new("InvalidVpcID.NotFound", message).into());
-    };
+    let vpc = state.visible_vpc(target, vpc_id).ok_or_else(|| no_such_vpc(vpc_id))?.clone();
     if site.by_name_in(&vpc.id, name).is_some() {
         let message = format!("The security group '{name}' already exists for VPC '{}'", vpc.id);
         return Err(Refusal::new("InvalidGroup.Duplicate", message).into());
@@ -245,7 +236,7 @@ pub fn delete_group(state: &mut State, target: &Target, request: &DeleteGroup) -
         );
         return Err(Refusal::new("CannotDelete", message).into());
     }
-    let in_use = state.sites().values().flat_map(super::state::Site::groups).any(|slot| {
+    let in_use = state.sites().values().flat_map(Site::groups).any(|slot| {
         slot.group.vpc_id == group.vpc_id
             && slot.group.id != group.id
             && slot.rules.iter().any(|rule| refers_to(&rule.peer, &group.id))
@@ -255,15 +246,7 @@ pub fn delete_group(state: &mut State, target: &Target, request: &DeleteGroup) -
         return Err(Refusal::new("DependencyViolation", message).into());
     }
     let removed = state.remove_group(target, &group.id, true);
-    // References from peered VPCs become stale: their owner and VPC are not known any more (R27, R28).
-    let stale = state.edits(|_, _, rule| {
-        let Peer::Group(peer) = &rule.peer else { return None };
-        refers_to(&rule.peer, &group.id).then(|| {
-            let peer = GroupPeer { user_id: None, vpc_id: None, ..(**peer).clone() };
-            Peer::Group(Box::new(peer))
-        })
-    });
-    state.apply(stale);
+    forget_references(state, &group.id);
     let deleted = Deleted {
         return_value: Some(true),
         group_id: Some(group.id.to_string()),
@@ -271,6 +254,37 @@ pub fn delete_group(state: &mut State, target: &Target, request: &DeleteGroup) -
     };
     let rules = removed.map(|slot| slot.rules.to_vec()).unwrap_or_default();
     Ok((deleted, Some(change("DeleteSecurityGroup", &group, rules))))
+}
+
+/// References to a deleted group from peered VPCs become stale: its owner and VPC are not known any more (R27, R28).
+pub fn forget_references(state: &mut State, deleted: &GroupId) {
+    let stale = state.edits(|_, _, rule| {
+        let Peer::Group(peer) = &rule.peer else { return None };
+        refers_to(&rule.peer, deleted).then(|| {
+            let peer = GroupPeer { user_id: None, vpc_id: None, ..(**peer).clone() };
+            Peer::Group(Box::new(peer))
+        })
+    });
+    state.apply(stale);
+}
+
+/// The group `default` that a new VPC starts with (R45), and its rules.
+pub fn default_group(state: &State, vpc: &Vpc, random: &dyn Random) -> (Group, Vec<Rule>) {
+    let id = state.new_group_id(random);
+    let (region, account) = (&vpc.home.region, &vpc.home.account);
+    let group = Group {
+        arn: Some(arn(region, account.as_str(), "security-group", id.as_str())),
+        id: id.clone(),
+        name: "default".to_owned(),
+        description: "default VPC security group".to_owned(),
+        vpc_id: Some(vpc.id.clone()),
+        owner_id: account.clone(),
+        tags: Vec::new(),
+    };
+    let mut rules = starting_egress(state, vpc.has_ipv6(), random);
+    let own = state.new_rule_id(random, |id| rules.iter().all(|rule| rule.id != *id));
+    rules.push(plain_rule(own, Direction::Ingress, Peer::group(id, Some(account.clone()))));
+    (group, rules)
 }
 
 /// A rule as a backend shows it, with the group that has it.
@@ -289,7 +303,7 @@ pub fn rule_arn(target: &Target, owner: &AccountId, rule: &Rule) -> String {
 }
 
 /// The egress rules of a new group (R43).
-pub fn starting_egress(state: &State, ipv6: bool, random: &dyn Random) -> Vec<Rule> {
+fn starting_egress(state: &State, ipv6: bool, random: &dyn Random) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
     for spec in default_egress(ipv6) {
         let id = state.new_rule_id(random, |id| rules.iter().all(|rule| rule.id != *id));
@@ -299,7 +313,7 @@ pub fn starting_egress(state: &State, ipv6: bool, random: &dyn Random) -> Vec<Ru
 }
 
 /// A rule for all traffic, without description and tags.
-pub fn plain_rule(id: RuleId, direction: Direction, peer: Peer) -> Rule {
+fn plain_rule(id: RuleId, direction: Direction, peer: Peer) -> Rule {
     Rule { id, direction, traffic: Traffic::ALL, peer, description: None, tags: None }
 }
 
@@ -309,7 +323,14 @@ pub fn no_such_rule(id: &RuleId) -> Refusal {
     Refusal::new("InvalidSecurityGroupRuleId.NotFound", message)
 }
 
-fn change(action: &'static str, group: &Group, rules: Vec<Rule>) -> Change {
+/// EC2's error for properties that no rule has.
+pub fn no_such_permission() -> Refusal {
+    let message = "The specified rule does not exist in this security group.";
+    Refusal::new("InvalidPermission.NotFound", message)
+}
+
+/// What an action did to a group.
+pub fn change(action: &'static str, group: &Group, rules: Vec<Rule>) -> Change {
     Change { action, group_id: group.id.clone(), owner_id: group.owner_id.clone(), rules }
 }
 
@@ -340,7 +361,7 @@ fn revoked_rule(group: &GroupId, rule: &Rule) -> RevokedRule {
 }
 
 /// The same rule twice in one call (R30).
-fn refuse_repeated_specs(specs: &[RuleSpec]) -> Result<(), Refusal> {
+pub fn refuse_repeated_specs(specs: &[RuleSpec]) -> Result<(), Refusal> {
     let mut seen = HashSet::with_capacity(specs.len());
     if specs.iter().all(|spec| seen.insert(spec.key())) {
         return Ok(());
@@ -349,23 +370,17 @@ fn refuse_repeated_specs(specs: &[RuleSpec]) -> Result<(), Refusal> {
 }
 
 /// The same rule id twice in one call (R32).
-fn refuse_repeated_ids(ids: &[RuleId]) -> Result<(), Refusal> {
-    let mut seen = HashSet::with_capacity(ids.len());
-    match ids.iter().find(|id| !seen.insert(*id)) {
+pub fn refuse_repeated_ids<'a>(ids: impl IntoIterator<Item = &'a RuleId>) -> Result<(), Refusal> {
+    let mut seen = HashSet::new();
+    match ids.into_iter().find(|id| !seen.insert(*id)) {
         None => Ok(()),
-        Some(id) => Err(Refusal::new(
-            "InvalidParameterValue",
-            format!(
-                "Duplicated security group rule ID '{id}'. The same security group rule ID must \
-                 not appear multiple times."
-            ),
-        )),
+        Some(id) => Err(Refusal::new("InvalidParameterValue", rule::change::repeated_rule_id(id))),
     }
 }
 
 /// Group peers by name as group peers by id. Names mean groups of the default VPC, whichever VPC the rule's own
 /// group is in (ec2-facts section 2).
-fn resolve_names(
+pub fn resolve_names(
     state: &State,
     target: &Target,
     specs: &[RuleSpec],
@@ -384,7 +399,7 @@ fn resolve_names(
 }
 
 /// The peer as EC2 stores it, if it exists and may be referred to from `group`.
-fn stored_peer(
+pub fn stored_peer(
     state: &State,
     target: &Target,
     group: &Group,
@@ -394,10 +409,7 @@ fn stored_peer(
         Peer::Ipv4(_) | Peer::Ipv6(_) => Ok(peer.clone().canonical()),
         Peer::PrefixList(id) => match state.prefix_list(target, id) {
             Some(_) => Ok(peer.clone()),
-            None => Err(Refusal::new(
-                "InvalidPrefixListID.NotFound",
-                format!("The prefix list ID '{id}' does not exist"),
-            )),
+            None => Err(no_such_list(id)),
         },
         Peer::Group(asked) => {
             stored_group_peer(state, target, group, asked).map(|peer| Peer::Group(Box::new(peer)))
@@ -442,7 +454,7 @@ fn stored_group_peer(
 }
 
 /// The rule exists already (R31).
-fn duplicate(spec: &RuleSpec) -> Refusal {
+pub fn duplicate(spec: &RuleSpec) -> Refusal {
     let (from, to) = (spec.traffic.from_port(), spec.traffic.to_port());
     let or_all = |number: i32| if number == -1 { "ALL".to_owned() } else { number.to_string() };
     let protocol = match spec.traffic.protocol() {
@@ -462,32 +474,33 @@ fn duplicate(spec: &RuleSpec) -> Refusal {
     Refusal::new("InvalidPermission.Duplicate", message)
 }
 
-/// IPv4 and IPv6 rules are limited apart. Groups and prefix lists count in both (ec2-facts section 6). What was
-/// loaded may be over the limit already: only what grows is refused.
-fn refuse_too_many(
+/// The peers of the rules of one direction.
+pub fn peers_of(rules: &[Rule], direction: Direction) -> impl Iterator<Item = &Peer> {
+    rules.iter().filter(move |rule| rule.direction == direction).map(|rule| &rule.peer)
+}
+
+/// Refuses rules past the limit. IPv4 and IPv6 rules are limited apart; groups and prefix lists count in both
+/// (ec2-facts section 6). What was loaded may be over the limit already: only what grows is refused.
+pub fn refuse_too_many<'a>(
     state: &State,
     target: &Target,
-    direction: Direction,
-    rules: &[Rule],
-    specs: &[RuleSpec],
+    before: impl Iterator<Item = &'a Peer>,
+    after: impl Iterator<Item = &'a Peer>,
 ) -> Result<(), Refusal> {
     let weigh = |peer: &Peer| match peer {
         Peer::Ipv4(_) => (1, 0),
         Peer::Ipv6(_) => (0, 1),
         Peer::Group(_) => (1, 1),
         Peer::PrefixList(id) => {
-            let weight = state.prefix_list(target, id).map_or(1, super::state::PrefixList::weight);
+            let weight = state.prefix_list(target, id).map_or(1, |list| list.weight());
             (weight, weight)
         }
     };
-    let sum = |peers: &mut dyn Iterator<Item = &Peer>| {
-        peers.map(weigh).fold((0, 0), |(ipv4, ipv6), (v4, v6)| (ipv4 + v4, ipv6 + v6))
-    };
-    let of_direction = rules.iter().filter(|rule| rule.direction == direction);
-    let has = sum(&mut of_direction.map(|rule| &rule.peer));
-    let more = sum(&mut specs.iter().map(|spec| &spec.peer));
-    let over = |has: usize, more: usize| more > 0 && has + more > MAX_RULES;
-    if over(has.0, more.0) || over(has.1, more.1) {
+    let sum = |(ipv4, ipv6): (usize, usize), (v4, v6): (usize, usize)| (ipv4 + v4, ipv6 + v6);
+    let before = before.map(weigh).fold((0, 0), sum);
+    let after = after.map(weigh).fold((0, 0), sum);
+    let over = |before: usize, after: usize| after > before && after > MAX_RULES;
+    if over(before.0, after.0) || over(before.1, after.1) {
         return Err(Refusal::new(
             "RulesPerSecurityGroupLimitExceeded",
             "The maximum number of rules per security group has been reached.",

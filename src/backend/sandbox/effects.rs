@@ -10,8 +10,8 @@ use crate::rule::{AccountId, GroupId, Rule, Target};
 /// The most effects that are kept.
 const MAX_EFFECTS: usize = 100_000;
 
-/// The most rules that the kept effects hold together. One call may change a thousand rules, so a bound on effects
-/// alone would not bound memory.
+/// The most rules, and tags of rules, that the kept effects hold together. One call may change a thousand rules, so a
+/// bound on effects alone would not bound memory.
 const MAX_RULES: usize = 1_000_000;
 
 /// What an action changed.
@@ -23,7 +23,7 @@ pub struct Change {
     pub group_id: GroupId,
     /// Its owner.
     pub owner_id: AccountId,
-    /// The rules that were removed or added.
+    /// The rules that were removed or added; modified, described or tagged ones as they are after it.
     pub rules: Vec<Rule>,
 }
 
@@ -53,6 +53,12 @@ pub struct Effects {
     calls: BTreeMap<&'static str, u32>,
 }
 
+impl Change {
+    fn weight(&self) -> usize {
+        self.rules.iter().map(|rule| 1 + rule.tags().len()).sum()
+    }
+}
+
 impl Effects {
     /// A call came.
     pub fn count(&mut self, action: &'static str) {
@@ -63,11 +69,11 @@ impl Effects {
     /// A change was applied. The sequence number is set here.
     pub fn record(&mut self, effect: Effect) {
         self.last = self.last.saturating_add(1);
-        self.rules += effect.change.rules.len();
+        self.rules += effect.change.weight();
         self.log.push_back(Effect { sequence: self.last, ..effect });
         while self.log.len() > MAX_EFFECTS || self.rules > MAX_RULES {
             let Some(oldest) = self.log.pop_front() else { break };
-            self.rules -= oldest.change.rules.len();
+            self.rules -= oldest.change.weight();
         }
     }
 

@@ -17,14 +17,25 @@ const INVALID_VALUE: &str = "InvalidParameterValue";
 const MISSING: &str = "MissingParameter";
 
 /// The actions that only read.
-const READS: [&str; 2] = ["DescribeSecurityGroups", "DescribeSecurityGroupRules"];
+const READS: [&str; 5] = [
+    "DescribeManagedPrefixLists",
+    "DescribeSecurityGroupRules",
+    "DescribeSecurityGroups",
+    "DescribeTags",
+    "DescribeVpcs",
+];
 
 /// The actions that change something.
-const MUTATIONS: [&str; 9] = [
+const MUTATIONS: [&str; 14] = [
     "AuthorizeSecurityGroupEgress",
     "AuthorizeSecurityGroupIngress",
+    "CreateManagedPrefixList",
     "CreateSecurityGroup",
+    "CreateTags",
+    "CreateVpc",
     "DeleteSecurityGroup",
+    "DeleteTags",
+    "DeleteVpc",
     "ModifySecurityGroupRules",
     "RevokeSecurityGroupEgress",
     "RevokeSecurityGroupIngress",
@@ -38,7 +49,12 @@ pub enum Kind {
     /// RequestLimitExceeded.
     Throttle,
     /// A 5xx with this code.
-    ServerError(String),
+    ServerError {
+        /// The code.
+        code: String,
+        /// Whether the call is applied before it is answered so.
+        after_effect: bool,
+    },
     /// Applied at once, answered later.
     Delay(Duration),
     /// AuthFailure.
@@ -70,6 +86,8 @@ pub struct Script {
     pub percent: u32,
     /// What draws them.
     pub seed: u64,
+    /// For [`Kind::ServerError`].
+    pub after_effect: bool,
 }
 
 /// A fault that waits.
@@ -159,10 +177,19 @@ impl Script {
             let message = "Only with REFUSE and SERVER_ERROR.".to_owned();
             refuse("error_code", INVALID_VALUE, message);
         }
+        if self.after_effect && self.kind != 2 {
+            let message = "Only with SERVER_ERROR.".to_owned();
+            refuse("after_effect", INVALID_VALUE, message);
+        }
         let kind = match self.kind {
             1 => Kind::Throttle,
-            2 if self.error_code.is_empty() => Kind::ServerError("InternalError".to_owned()),
-            2 => Kind::ServerError(self.error_code),
+            2 => Kind::ServerError {
+                code: match self.error_code {
+                    code if code.is_empty() => "InternalError".to_owned(),
+                    code => code,
+                },
+                after_effect: self.after_effect,
+            },
             3 => Kind::Delay(self.delay.and_then(Result::ok).unwrap_or_default()),
             4 => Kind::RefuseCredentials,
             5 => Kind::LoseAnswer,
@@ -246,13 +273,9 @@ impl Strike {
                 ("AuthFailure", "AWS was not able to validate the provided access credentials")
             }
             Kind::Refuse(code) => (code.as_str(), "Refused by a fault that was injected."),
-            Kind::ServerError(code) => {
-                let failure = Failure {
-                    detail: "a server error that was injected".to_owned(),
-                    code: Some(code.clone()),
-                    request_id: Some(request_id.to_owned()),
-                };
-                return Some(unanswered(changes, failure));
+            Kind::ServerError { after_effect: true, .. } => return None,
+            Kind::ServerError { code, .. } => {
+                return Some(unanswered(changes, server_error(code.clone(), request_id)));
             }
             Kind::Delay(_) | Kind::LoseAnswer | Kind::StaleRead => return None,
         };
@@ -264,6 +287,15 @@ impl Strike {
 /// No readable answer: of a change nobody knows whether it was applied, a read can be tried again.
 pub fn unanswered(changes: bool, failure: Failure) -> BackendError {
     if changes { BackendError::OutcomeUnknown(failure) } else { BackendError::Unavailable(failure) }
+}
+
+/// A 5xx that was injected.
+pub fn server_error(code: String, request_id: &str) -> Failure {
+    Failure {
+        detail: "a server error that was injected".to_owned(),
+        code: Some(code),
+        request_id: Some(request_id.to_owned()),
+    }
 }
 
 /// SplitMix64's output function: unlike a library's generator it is the same in every version.

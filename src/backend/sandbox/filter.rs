@@ -1,15 +1,26 @@
 //! The describes' filters and pages (ec2-facts section 9).
 
+//!
+//! Here is what they have in common; `filter/groups.rs` and `filter/around.rs` know the names of the filters.
+
+use std::ops::RangeInclusive;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use crate::{
-    backend::{Filter, GroupImage, Refusal},
-    rule::{Direction, GroupId, Peer, PrefixListId, Rule, RuleId, Tag, permission::excerpt},
+    backend::{Filter, Refusal},
+    rule::{GroupId, Tag, permission::excerpt},
 };
 
-/// The page's size where none is asked for, and the largest.
-const MAX_RESULTS: usize = 1000;
-const MIN_RESULTS: usize = 5;
+mod around;
+mod groups;
+
+pub use around::{PrefixListFilters, TagFilters, VpcFilters};
+pub use groups::{GroupFilters, RuleFilters};
+
+/// The most filters of one call, and values of one filter.
+const MAX_FILTERS: usize = 50;
+const MAX_VALUES: usize = 200;
 
 /// A filter's value: `*` stands for any text, `?` for one character, `\` takes the next literally.
 #[derive(Clone, Debug)]
@@ -26,45 +37,34 @@ enum Piece {
 #[derive(Clone, Debug)]
 struct Values(Vec<Pattern>);
 
-/// The filters of DescribeSecurityGroups, parsed.
+/// The filters of one describe, parsed. All must pass.
 #[derive(Clone, Debug)]
-pub struct GroupFilters(Vec<(GroupField, Values)>);
+pub struct Filters<F>(Vec<(F, Values)>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum GroupField {
-    Description,
-    GroupId,
-    GroupName,
-    OwnerId,
-    Tag(String),
-    TagKey,
-    VpcId,
-    Rule(Direction, RuleField),
+/// What a describe's filters can look at.
+pub trait Field: PartialEq + Sized {
+    /// The field that a filter's name means, if there is one.
+    fn parse(name: &str) -> Option<Self>;
+
+    /// Whether its values must be well-formed group ids.
+    fn holds_group_ids(&self) -> bool {
+        false
+    }
 }
 
+/// A describe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RuleField {
-    Cidr,
-    FromPort,
-    GroupId,
-    GroupName,
-    Ipv6Cidr,
-    PrefixListId,
-    Protocol,
-    ToPort,
-    UserId,
-}
-
-/// The filters of DescribeSecurityGroupRules, parsed.
-#[derive(Clone, Debug)]
-pub struct RuleFilters(Vec<(RuleListField, Values)>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum RuleListField {
-    GroupId,
-    RuleId,
-    Tag(String),
-    TagKey,
+pub enum List {
+    /// DescribeSecurityGroups.
+    Groups,
+    /// DescribeSecurityGroupRules.
+    Rules,
+    /// DescribeVpcs.
+    Vpcs,
+    /// DescribeTags.
+    Tags,
+    /// DescribeManagedPrefixLists.
+    PrefixLists,
 }
 
 /// Where a page begins and how long it is.
@@ -74,7 +74,7 @@ pub struct Paging {
     pub after: Option<String>,
     /// How many items at most.
     pub size: usize,
-    kind: char,
+    list: List,
 }
 
 // === impl Pattern ===
@@ -165,184 +165,75 @@ impl Values {
     }
 }
 
-/// Parses filters, naming the fields by `field`.
-fn parse<F: PartialEq>(
-    filters: &[Filter],
-    group_id: &F,
-    field: impl Fn(&str) -> Option<F>,
-) -> Result<Vec<(F, Values)>, Refusal> {
-    filters
-        .iter()
-        .map(|filter| {
-            let Some(field) = field(&filter.name) else {
+// === impl Filters ===
+
+impl<F: Field> Filters<F> {
+    /// Parses them. EC2's error for a name that does not exist, or a malformed group id.
+    pub fn parse(filters: &[Filter]) -> Result<Self, Refusal> {
+        let most = filters.iter().map(|filter| filter.values.len()).max().unwrap_or_default();
+        if filters.len() > MAX_FILTERS || most > MAX_VALUES {
+            let message = format!(
+                "At most {MAX_FILTERS} filters on a single call, with {MAX_VALUES} values each."
+            );
+            return Err(Refusal::new("FilterLimitExceeded", message));
+        }
+        let parsed = filters.iter().map(|filter| {
+            let Some(field) = F::parse(&filter.name) else {
                 let message = format!("The filter '{}' is invalid", excerpt(&filter.name));
                 return Err(Refusal::new("InvalidParameterValue", message));
             };
             let values = Values(filter.values.iter().map(|text| Pattern::parse(text)).collect());
-            if field == *group_id {
-                let exact = values.0.iter().filter_map(Pattern::exact);
-                if let Some(bad) = exact.into_iter().find(|id| GroupId::parse(id).is_none()) {
+            if field.holds_group_ids() {
+                let mut exact = values.0.iter().filter_map(Pattern::exact);
+                if let Some(bad) = exact.find(|id| GroupId::parse(id).is_none()) {
                     let message = format!("The security group ID '{}' is malformed", excerpt(&bad));
                     return Err(Refusal::new("InvalidGroupId.Malformed", message));
                 }
             }
             Ok((field, values))
-        })
-        .collect()
-}
-
-// === impl GroupFilters ===
-
-impl GroupFilters {
-    /// Parses them. EC2's error for a name that does not exist, or a malformed group id.
-    pub fn parse(filters: &[Filter]) -> Result<Self, Refusal> {
-        parse(filters, &GroupField::GroupId, |name| {
-            let field = match name {
-                "description" => GroupField::Description,
-                "group-id" => GroupField::GroupId,
-                "group-name" => GroupField::GroupName,
-                "owner-id" => GroupField::OwnerId,
-                "tag-key" => GroupField::TagKey,
-                "vpc-id" => GroupField::VpcId,
-                _ => {
-                    if let Some(key) = name.strip_prefix("tag:") {
-                        return Some(GroupField::Tag(key.to_owned()));
-                    }
-                    if let Some(field) = name.strip_prefix("egress.ip-permission.") {
-                        return Some(GroupField::Rule(Direction::Egress, RuleField::parse(field)?));
-                    }
-                    let field = name.strip_prefix("ip-permission.")?;
-                    return Some(GroupField::Rule(Direction::Ingress, RuleField::parse(field)?));
-                }
-            };
-            Some(field)
-        })
-        .map(Self)
+        });
+        parsed.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether a group passes all of them. Each filter over rules may be met by another rule. `name_of` tells the
-    /// name of a group that a rule refers to.
-    pub fn pass(&self, image: &GroupImage, name_of: &dyn Fn(&GroupId) -> Option<String>) -> bool {
-        let group = &image.group;
-        self.0.iter().all(|(field, values)| match field {
-            GroupField::Description => values.any(&group.description),
-            GroupField::GroupId => values.any(group.id.as_str()),
-            GroupField::GroupName => values.any(&group.name),
-            GroupField::OwnerId => values.any(group.owner_id.as_str()),
-            GroupField::Tag(key) => values.any_tag(key, &group.tags),
-            GroupField::TagKey => values.any_key(&group.tags),
-            GroupField::VpcId => group.vpc_id.as_ref().is_some_and(|vpc| values.any(vpc.as_str())),
-            GroupField::Rule(direction, field) => image
-                .rules
-                .iter()
-                .any(|rule| rule.direction == *direction && field.passes(rule, values, name_of)),
-        })
+    fn all(&self, passes: impl Fn(&F, &Values) -> bool) -> bool {
+        self.0.iter().all(|(field, values)| passes(field, values))
     }
 
-    /// The only groups that can pass, if the filters name them by id.
-    pub fn group_ids(&self) -> Option<Vec<GroupId>> {
-        let (_, values) = self.0.iter().find(|(field, _)| *field == GroupField::GroupId)?;
-        Some(values.exact()?.iter().map(GroupId::new).collect())
+    /// The only values of that field that can pass, if a filter names them without wildcards.
+    fn exact(&self, field: &F) -> Option<Vec<String>> {
+        self.0.iter().find(|(named, _)| named == field)?.1.exact()
     }
 }
 
-// === impl RuleField ===
+// === impl List ===
 
-impl RuleField {
-    fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "cidr" => Self::Cidr,
-            "from-port" => Self::FromPort,
-            "group-id" => Self::GroupId,
-            "group-name" => Self::GroupName,
-            "ipv6-cidr" => Self::Ipv6Cidr,
-            "prefix-list-id" => Self::PrefixListId,
-            "protocol" => Self::Protocol,
-            "to-port" => Self::ToPort,
-            "user-id" => Self::UserId,
-            _ => return None,
-        })
-    }
-
-    fn passes(
-        self,
-        rule: &Rule,
-        values: &Values,
-        name_of: &dyn Fn(&GroupId) -> Option<String>,
-    ) -> bool {
-        match (self, &rule.peer) {
-            (Self::FromPort, _) => values.any(&rule.traffic.from_port().to_string()),
-            (Self::ToPort, _) => values.any(&rule.traffic.to_port().to_string()),
-            (Self::Protocol, _) => {
-                let protocol = rule.traffic.protocol();
-                let number = protocol.number().to_string();
-                values.any(&protocol.to_string()) || values.any(&number)
-            }
-            (Self::Cidr, Peer::Ipv4(net)) => values.any(&net.to_string()),
-            (Self::Ipv6Cidr, Peer::Ipv6(net)) => values.any(&net.to_string()),
-            (Self::PrefixListId, Peer::PrefixList(id)) => values.any(PrefixListId::as_str(id)),
-            (Self::GroupId, Peer::Group(peer)) => {
-                peer.group_id.as_ref().is_some_and(|id| values.any(id.as_str()))
-            }
-            (Self::GroupName, Peer::Group(peer)) => {
-                let name =
-                    peer.group_id.as_ref().and_then(name_of).or_else(|| peer.group_name.clone());
-                name.is_some_and(|name| values.any(&name))
-            }
-            (Self::UserId, Peer::Group(peer)) => {
-                peer.user_id.as_ref().is_some_and(|id| values.any(id.as_str()))
-            }
-            _ => false,
+impl List {
+    /// Tells its tokens from another's.
+    fn letter(self) -> char {
+        match self {
+            Self::Groups => 'g',
+            Self::Rules => 'r',
+            Self::Vpcs => 'v',
+            Self::Tags => 't',
+            Self::PrefixLists => 'p',
         }
     }
-}
 
-// === impl RuleFilters ===
-
-impl RuleFilters {
-    /// Parses them. EC2's error for a name that does not exist, or a malformed group id.
-    pub fn parse(filters: &[Filter]) -> Result<Self, Refusal> {
-        parse(filters, &RuleListField::GroupId, |name| {
-            Some(match name {
-                "group-id" => RuleListField::GroupId,
-                "security-group-rule-id" => RuleListField::RuleId,
-                "tag-key" => RuleListField::TagKey,
-                _ => RuleListField::Tag(name.strip_prefix("tag:")?.to_owned()),
-            })
-        })
-        .map(Self)
-    }
-
-    /// Whether a rule passes all of them.
-    pub fn pass(&self, group: &GroupId, rule: &Rule) -> bool {
-        self.0.iter().all(|(field, values)| match field {
-            RuleListField::GroupId => values.any(group.as_str()),
-            RuleListField::RuleId => values.any(rule.id.as_str()),
-            RuleListField::Tag(key) => values.any_tag(key, rule.tags()),
-            RuleListField::TagKey => values.any_key(rule.tags()),
-        })
-    }
-
-    /// The only groups whose rules can pass, if the filters name them by id.
-    pub fn group_ids(&self) -> Option<Vec<GroupId>> {
-        let (_, values) = self.0.iter().find(|(field, _)| *field == RuleListField::GroupId)?;
-        Some(values.exact()?.iter().map(GroupId::new).collect())
-    }
-
-    /// The only rules that can pass, if the filters name them by id.
-    pub fn rule_ids(&self) -> Option<Vec<RuleId>> {
-        let (_, values) = self.0.iter().find(|(field, _)| *field == RuleListField::RuleId)?;
-        Some(values.exact()?.iter().map(RuleId::new).collect())
+    /// How many items a page may have; the most where it is not said.
+    fn sizes(self) -> RangeInclusive<usize> {
+        match self {
+            Self::Groups | Self::Rules | Self::Vpcs | Self::Tags => 5..=1000,
+            Self::PrefixLists => 1..=100,
+        }
     }
 }
 
 // === impl Paging ===
 
 impl Paging {
-    /// Checks the page's members. `kind` tells one describe's tokens from another's; `ids` is the member that names
-    /// what to show, if it was given.
+    /// Checks the page's members. `ids` is the member that names what to show, if it was given.
     pub fn parse(
-        kind: char,
+        list: List,
         max_results: Option<i32>,
         next_token: Option<&str>,
         ids: Option<&str>,
@@ -352,36 +243,42 @@ impl Paging {
                 format!("The parameter '{ids}' may not be used in combination with 'maxResults'");
             return Err(Refusal::new("InvalidParameterCombination", message));
         }
+        let sizes = list.sizes();
         let size = match max_results.map(usize::try_from) {
-            None => MAX_RESULTS,
-            Some(Ok(size)) if (MIN_RESULTS..=MAX_RESULTS).contains(&size) => size,
+            None => *sizes.end(),
+            Some(Ok(size)) if sizes.contains(&size) => size,
             Some(_) => {
                 let message = format!(
-                    "Value ( {} ) for parameter maxResults is invalid. Expecting a value from \
-                     {MIN_RESULTS} to {MAX_RESULTS}.",
-                    max_results.unwrap_or_default()
+                    "Value ( {} ) for parameter maxResults is invalid. Expecting a value from {} \
+                     to {}.",
+                    max_results.unwrap_or_default(),
+                    sizes.start(),
+                    sizes.end()
                 );
                 return Err(Refusal::new("InvalidParameterValue", message));
             }
         };
-        let after = next_token.map(|token| open_token(kind, token)).transpose()?;
-        Ok(Self { after, size, kind })
+        let after = next_token.map(|token| open_token(list, token)).transpose()?;
+        Ok(Self { after, size, list })
+    }
+
+    /// EC2's error for a token that no page gave.
+    pub fn invalid_token() -> Refusal {
+        Refusal::new("InvalidPaginationToken", "The specified pagination token is not valid.")
     }
 
     /// The token of the page after the one that ended with `last`.
     pub fn token(&self, last: &str) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(format!("{}1 {last}", self.kind))
+        BASE64_URL_SAFE_NO_PAD.encode(format!("{}1 {last}", self.list.letter()))
     }
 }
 
-fn open_token(kind: char, token: &str) -> Result<String, Refusal> {
+fn open_token(list: List, token: &str) -> Result<String, Refusal> {
     let decoded = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
     decoded
         .and_then(|bytes| String::from_utf8(bytes).ok())
-        .and_then(|text| text.strip_prefix(&format!("{kind}1 ")).map(str::to_owned))
-        .ok_or_else(|| {
-            Refusal::new("InvalidPaginationToken", "The specified pagination token is not valid.")
-        })
+        .and_then(|text| text.strip_prefix(&format!("{}1 ", list.letter())).map(str::to_owned))
+        .ok_or_else(Paging::invalid_token)
 }
 
 #[cfg(test)]
@@ -430,12 +327,17 @@ mod tests {
 
     #[test]
     fn only_one_s_own_tokens_are_taken() {
-        let groups = Paging::parse('g', None, None, None).unwrap();
+        let groups = Paging::parse(List::Groups, None, None, None).unwrap();
         let token = groups.token("sg-00000001");
-        let next = Paging::parse('g', Some(5), Some(&token), None).unwrap();
+        let next = Paging::parse(List::Groups, Some(5), Some(&token), None).unwrap();
         assert_eq!((next.after.as_deref(), next.size), (Some("sg-00000001"), 5));
-        for (kind, token) in [('r', token.as_str()), ('g', "x"), ('g', ""), ('g', "!!")] {
-            let refusal = Paging::parse(kind, None, Some(token), None).unwrap_err();
+        for (list, token) in [
+            (List::Rules, token.as_str()),
+            (List::Groups, "x"),
+            (List::Groups, ""),
+            (List::Groups, "!!"),
+        ] {
+            let refusal = Paging::parse(list, None, Some(token), None).unwrap_err();
             assert_eq!(refusal.code, "InvalidPaginationToken");
         }
     }
@@ -443,10 +345,13 @@ mod tests {
     #[test]
     fn pages_have_5_to_1000_items_and_no_ids() {
         for size in [-1, 0, 4, 1001] {
-            let refusal = Paging::parse('g', Some(size), None, None).unwrap_err();
+            let refusal = Paging::parse(List::Groups, Some(size), None, None).unwrap_err();
             assert_eq!(refusal.code, "InvalidParameterValue");
         }
-        let refusal = Paging::parse('g', Some(5), None, Some("groupIds")).unwrap_err();
+        let refusal = Paging::parse(List::Groups, Some(5), None, Some("groupIds")).unwrap_err();
         assert_eq!(refusal.code, "InvalidParameterCombination");
+        assert_eq!(Paging::parse(List::PrefixLists, Some(1), None, None).unwrap().size, 1);
+        assert_eq!(Paging::parse(List::PrefixLists, None, None, None).unwrap().size, 100);
+        assert!(Paging::parse(List::PrefixLists, Some(101), None, None).is_err());
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Sandbox, actions,
-    filter::{GroupFilters, Paging, RuleFilters},
+    filter::{GroupFilters, List, Paging, RuleFilters},
     state::View,
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How many groups a list takes at a time: how long a list may hold the lock.
-const CHUNK: usize = 1000;
+pub const CHUNK: usize = 1000;
 
 /// The groups that a list is about.
 enum Source {
@@ -62,7 +62,8 @@ impl Sandbox {
     ) -> Result<Page<GroupImage>, BackendError> {
         let filters = GroupFilters::parse(&request.filters)?;
         let ids = (!request.group_ids.is_empty()).then_some("groupIds");
-        let paging = Paging::parse('g', request.max_results, request.next_token.as_deref(), ids)?;
+        let paging =
+            Paging::parse(List::Groups, request.max_results, request.next_token.as_deref(), ids)?;
         if request.dry_run {
             return Err(actions::dry_run().into());
         }
@@ -73,19 +74,16 @@ impl Sandbox {
             let world = self.lock();
             world.state.find_anywhere(id).map(|(_, slot)| slot.group.name.clone())
         };
-        let mut items: Vec<GroupImage> = Vec::new();
-        let mut after = paging.after.as_deref().map(GroupId::new);
-        loop {
-            let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-            let chunk = self.chunk(target, &source, from, view)?;
-            let Some(last) = chunk.last() else { break };
-            after = Some(last.group.id.clone());
-            items.extend(chunk.into_iter().filter(|image| filters.pass(image, &name_of)));
-            if items.len() > paging.size {
-                break;
-            }
-        }
-        Ok(page(items, &paging, |image| image.group.id.to_string()))
+        fill(
+            &paging,
+            |after| {
+                let after = after.map(GroupId::new);
+                let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                self.chunk(target, &source, from, view)
+            },
+            |image| image.group.id.to_string(),
+            |image| filters.pass(image, &name_of),
+        )
     }
 
     /// The groups that a describe names by id or name, all of which must exist. None: it names none.
@@ -119,7 +117,8 @@ impl Sandbox {
     ) -> Result<Page<OwnedRule>, BackendError> {
         let filters = RuleFilters::parse(&request.filters)?;
         let ids = (!request.rule_ids.is_empty()).then_some("securityGroupRuleIds");
-        let paging = Paging::parse('r', request.max_results, request.next_token.as_deref(), ids)?;
+        let paging =
+            Paging::parse(List::Rules, request.max_results, request.next_token.as_deref(), ids)?;
         if request.dry_run {
             return Err(actions::dry_run().into());
         }
@@ -201,8 +200,27 @@ impl Sandbox {
     }
 }
 
+/// A page of what passes, chunk by chunk. `chunk` gives the items after a key, in the order of their keys, and none at
+/// the end.
+pub fn fill<T>(
+    paging: &Paging,
+    chunk: impl Fn(Option<&str>) -> Result<Vec<T>, BackendError>,
+    key: impl Fn(&T) -> String,
+    pass: impl Fn(&T) -> bool,
+) -> Result<Page<T>, BackendError> {
+    let mut items = Vec::new();
+    let mut after = paging.after.clone();
+    while items.len() <= paging.size {
+        let chunk = chunk(after.as_deref())?;
+        let Some(last) = chunk.last() else { break };
+        after = Some(key(last));
+        items.extend(chunk.into_iter().filter(&pass));
+    }
+    Ok(page(items, paging, key))
+}
+
 /// The first page of the items, which are in order and perhaps more.
-fn page<T>(mut items: Vec<T>, paging: &Paging, end: impl Fn(&T) -> String) -> Page<T> {
+pub fn page<T>(mut items: Vec<T>, paging: &Paging, end: impl Fn(&T) -> String) -> Page<T> {
     let more = items.len() > paging.size;
     items.truncate(paging.size);
     let next_token = items.last().filter(|_| more).map(|last| paging.token(&end(last)));

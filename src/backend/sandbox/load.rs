@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    actions::{plain_rule, starting_egress},
+    actions::default_group,
     state::{PrefixList, State, Vpc, arn},
 };
 use crate::{
@@ -520,22 +520,7 @@ impl Merge<'_> {
             if self.state.ensure_site(&vpc.home).by_name_in(&vpc.id, "default").is_some() {
                 continue;
             }
-            let id = self.state.new_group_id(self.random);
-            let (region, account) = (&vpc.home.region, &vpc.home.account);
-            let group = Group {
-                arn: Some(arn(region, account.as_str(), "security-group", id.as_str())),
-                id: id.clone(),
-                name: "default".to_owned(),
-                description: "default VPC security group".to_owned(),
-                vpc_id: Some(vpc.id.clone()),
-                owner_id: account.clone(),
-                tags: Vec::new(),
-            };
-            let mut rules = starting_egress(&self.state, false, self.random);
-            let free = |id: &RuleId| rules.iter().all(|rule| rule.id != *id);
-            let own = self.state.new_rule_id(self.random, free);
-            let itself = Peer::group(id, Some(account.clone()));
-            rules.push(plain_rule(own, Direction::Ingress, itself));
+            let (group, rules) = default_group(&self.state, &vpc, self.random);
             self.state.insert_group(&vpc.home, group, rules, false);
         }
     }

@@ -192,6 +192,14 @@ impl State {
         self.vpc_of(group).is_some_and(|vpc| vpc.is_default)
     }
 
+    /// A VPC that the target's account sees: its own, or one shared with it in which it has groups.
+    pub fn visible_vpc(&self, target: &Target, id: &VpcId) -> Option<&Arc<Vpc>> {
+        let shared = || self.sites.get(target).is_some_and(|site| site.works_in(id));
+        self.vpcs
+            .get(id)
+            .filter(|vpc| vpc.home == *target || vpc.home.region == target.region && shared())
+    }
+
     /// The group's VPC.
     pub fn vpc_of(&self, group: &Group) -> Option<&Arc<Vpc>> {
         self.vpcs.get(group.vpc_id.as_ref()?)
@@ -239,11 +247,11 @@ impl State {
     }
 
     /// A prefix list that the target's account sees in its Region.
-    pub fn prefix_list(&self, target: &Target, id: &PrefixListId) -> Option<&PrefixList> {
+    pub fn prefix_list(&self, target: &Target, id: &PrefixListId) -> Option<&Arc<PrefixList>> {
         let list = self.lists.get(id)?;
         let visible = list.region == target.region
             && list.owner.as_ref().is_none_or(|owner| *owner == target.account);
-        visible.then_some(list.as_ref())
+        visible.then_some(list)
     }
 
     /// Makes sure that the account and Region exist.
@@ -264,6 +272,19 @@ impl State {
             site.default_vpc = Some(vpc.id.clone());
         }
         self.vpcs.insert(vpc.id.clone(), Arc::new(vpc));
+    }
+
+    /// Takes a VPC out, whose groups went before. Others are not peered with it any more.
+    pub fn remove_vpc(&mut self, id: &VpcId) {
+        let Some(vpc) = self.vpcs.remove(id) else { return };
+        if let Some(site) = self.sites.get_mut(&vpc.home)
+            && site.default_vpc.as_ref() == Some(id)
+        {
+            site.default_vpc = None;
+        }
+        for other in self.vpcs.values_mut().filter(|other| other.peered.contains(id)) {
+            Arc::make_mut(other).peered.retain(|peered| peered != id);
+        }
     }
 
     /// Adds or replaces a prefix list.
@@ -301,8 +322,14 @@ impl State {
     ) -> Option<Slot> {
         let site = self.sites.get_mut(target)?;
         let slot = site.groups.remove(id)?;
-        if let Some(names) = slot.group.vpc_id.as_ref().and_then(|vpc| site.names.get_mut(vpc)) {
+        if let Some(vpc) = &slot.group.vpc_id
+            && let Some(names) = site.names.get_mut(vpc)
+        {
             names.remove(&slot.group.name.to_lowercase());
+            // VPCs come and go: nothing is kept of one without groups.
+            if names.is_empty() {
+                site.names.remove(vpc);
+            }
         }
         if remembered {
             let past = Slot { before: Before::Rules(slot.rules.clone()), ..slot.clone() };
@@ -333,6 +360,14 @@ impl State {
         let ordinal = slot.ordinal;
         self.index.remove(removed);
         self.index.add(ordinal, added);
+    }
+
+    /// Gives a group other tags. That is no change of its rules: a stale read shows it, too.
+    pub fn set_group_tags(&mut self, target: &Target, id: &GroupId, tags: Vec<Tag>) {
+        let slot = self.sites.get_mut(target).and_then(|site| site.groups.get_mut(id));
+        if let Some(slot) = slot {
+            Arc::make_mut(&mut slot.group).tags = tags;
+        }
     }
 
     /// Finds the rules that get another peer. `rewrite` knows the target, the group and the rule.
@@ -380,6 +415,18 @@ impl State {
                 .all(|site| !site.groups.contains_key(id) && !site.deleted.contains_key(id))
         };
         fresh(random, |digits| GroupId::new(format!("sg-{digits}")), free)
+    }
+
+    /// A new id that no VPC has.
+    pub fn new_vpc_id(&self, random: &dyn Random) -> VpcId {
+        let free = |id: &VpcId| !self.vpcs.contains_key(id);
+        fresh(random, |digits| VpcId::new(format!("vpc-{digits}")), free)
+    }
+
+    /// A new id that no prefix list has.
+    pub fn new_list_id(&self, random: &dyn Random) -> PrefixListId {
+        let free = |id: &PrefixListId| !self.lists.contains_key(id);
+        fresh(random, |digits| PrefixListId::new(format!("pl-{digits}")), free)
     }
 
     /// A copy to go back to. It has no index, which is large; [`State::restored`] makes it again.
@@ -463,11 +510,27 @@ impl Vpc {
     pub fn has_ipv6(&self) -> bool {
         !self.ipv6_blocks.is_empty()
     }
+
+    /// Its state; one that was loaded without is there.
+    pub fn state(&self) -> &str {
+        self.state.as_deref().unwrap_or("available")
+    }
 }
 
 // === impl PrefixList ===
 
 impl PrefixList {
+    /// What OwnerId says: the account, or `AWS`.
+    pub fn owner_id(&self) -> &str {
+        self.owner.as_ref().map_or("AWS", AccountId::as_str)
+    }
+
+    /// The ARN.
+    pub fn arn(&self) -> String {
+        let account = self.owner.as_ref().map_or("aws", AccountId::as_str);
+        arn(&self.region, account, "prefix-list", self.id.as_str())
+    }
+
     /// How many rules it counts as.
     pub fn weight(&self) -> usize {
         self.max_entries.and_then(|entries| usize::try_from(entries).ok()).unwrap_or(1).max(1)
@@ -491,6 +554,17 @@ pub fn arn(region: &Region, account: &str, kind: &str, id: &str) -> String {
 /// EC2's error for a group id that does not exist.
 pub fn no_such_group(id: &GroupId) -> Refusal {
     Refusal::new("InvalidGroup.NotFound", format!("The security group '{id}' does not exist"))
+}
+
+/// EC2's error for a VPC id that does not exist.
+pub fn no_such_vpc(id: &VpcId) -> Refusal {
+    Refusal::new("InvalidVpcID.NotFound", format!("The vpc ID '{id}' does not exist"))
+}
+
+/// EC2's error for a prefix list id that does not exist.
+pub fn no_such_list(id: &PrefixListId) -> Refusal {
+    let message = format!("The prefix list ID '{id}' does not exist");
+    Refusal::new("InvalidPrefixListID.NotFound", message)
 }
 
 /// EC2's error where a default VPC is needed and there is none.

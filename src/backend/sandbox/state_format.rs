@@ -100,6 +100,7 @@ impl Sandbox {
             error_code: fault.error_code,
             percent: fault.percent,
             seed: fault.seed,
+            after_effect: fault.after_effect,
         })
     }
 }

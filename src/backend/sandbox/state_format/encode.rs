@@ -14,7 +14,7 @@ use crate::{
         sandbox::{
             actions::{owned_rule, rule_arn},
             effects::Effect,
-            state::{PrefixList, Slot, State, Vpc, arn},
+            state::{PrefixList, Slot, State, Vpc},
         },
     },
     rule::{
@@ -23,9 +23,6 @@ use crate::{
         permission::{PrefixListRef, Range, UserIdGroupPair},
     },
 };
-
-/// What OwnerId says of a prefix list that AWS owns.
-const AWS: &str = "AWS";
 
 /// The state as a message. The default target comes first, so that it is the default again where the state is loaded.
 pub fn encode(state: &State, default: &Target) -> SandboxState {
@@ -82,14 +79,13 @@ fn encode_vpc(vpc: &Vpc) -> sandbox::Vpc {
 }
 
 fn encode_list(list: &PrefixList) -> ManagedPrefixList {
-    let account = list.owner.as_ref().map_or("aws", AccountId::as_str);
     ManagedPrefixList {
         prefix_list_id: Some(list.id.to_string()),
         prefix_list_name: list.name.clone(),
         address_family: list.address_family.clone(),
         max_entries: list.max_entries,
-        owner_id: Some(list.owner.as_ref().map_or(AWS, AccountId::as_str).to_owned()),
-        prefix_list_arn: Some(arn(&list.region, account, "prefix-list", list.id.as_str())),
+        owner_id: Some(list.owner_id().to_owned()),
+        prefix_list_arn: Some(list.arn()),
         tags: encode_tags(&list.tags),
     }
 }

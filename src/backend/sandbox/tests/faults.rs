@@ -161,11 +161,12 @@ fn bad_faults_are_refused_by_field() {
         error_code: "X".to_owned(),
         percent: 101,
         seed: 0,
+        after_effect: true,
     };
     let fields = |script: Script| -> Vec<String> {
         sandbox.inject(script).unwrap_err().into_iter().map(|violation| violation.field).collect()
     };
-    let all = ["action", "group_id", "count", "percent", "delay", "error_code"];
+    let all = ["action", "group_id", "count", "percent", "delay", "error_code", "after_effect"];
     assert_eq!(fields(bad), all.map(|field| format!("fault.{field}")));
     for (bad, field) in [
         (script(0), "fault.kind"),
@@ -176,6 +177,7 @@ fn bad_faults_are_refused_by_field() {
         (script(6), "fault.error_code"),
         (Script { error_code: "a b".to_owned(), ..script(6) }, "fault.error_code"),
         (Script { action: REVOKE.to_owned(), ..script(7) }, "fault.action"),
+        (Script { after_effect: true, ..script(5) }, "fault.after_effect"),
     ] {
         assert_eq!(fields(bad), [field]);
     }
