@@ -39,11 +39,13 @@ use crate::{
     backend::{Backend as _, BackendError, CallContext, Failure, Refusal, sandbox::Sandbox},
     clock::Clock,
     random::Random,
-    rule::{Target, permission::excerpt},
+    rule::{Direction, Target, permission::excerpt},
 };
 
+mod around;
 mod caller;
 mod common;
+mod family;
 mod form;
 mod groups;
 mod sts;
@@ -288,12 +290,28 @@ impl Door {
         match action {
             "AuthorizeSecurityGroupEgress" => groups::authorize_egress(&ask, fields).await,
             "AuthorizeSecurityGroupIngress" => groups::authorize_ingress(&ask, fields).await,
+            "CreateManagedPrefixList" => around::create_prefix_list(&ask, fields).await,
             "CreateSecurityGroup" => groups::create(&ask, fields).await,
+            "CreateTags" => around::create_tags(&ask, fields).await,
+            "CreateVpc" => around::create_vpc(&ask, fields).await,
             "DeleteSecurityGroup" => groups::delete(&ask, fields).await,
+            "DeleteTags" => around::delete_tags(&ask, fields).await,
+            "DeleteVpc" => around::delete_vpc(&ask, fields).await,
+            "DescribeManagedPrefixLists" => around::describe_prefix_lists(&ask, fields).await,
+            "DescribeNetworkInterfaces" => around::describe_network_interfaces(fields),
             "DescribeSecurityGroupRules" => groups::describe_rules(&ask, fields).await,
             "DescribeSecurityGroups" => groups::describe_groups(&ask, fields).await,
+            "DescribeTags" => around::describe_tags(&ask, fields).await,
+            "DescribeVpcs" => around::describe_vpcs(&ask, fields).await,
+            "ModifySecurityGroupRules" => family::modify_rules(&ask, fields).await,
             "RevokeSecurityGroupEgress" => groups::revoke_egress(&ask, fields).await,
             "RevokeSecurityGroupIngress" => groups::revoke_ingress(&ask, fields).await,
+            "UpdateSecurityGroupRuleDescriptionsEgress" => {
+                family::update_descriptions(&ask, fields, Direction::Egress).await
+            }
+            "UpdateSecurityGroupRuleDescriptionsIngress" => {
+                family::update_descriptions(&ask, fields, Direction::Ingress).await
+            }
             _ => {
                 let message = format!("The action {action} is not valid for this web service.");
                 Err(Refusal::new("InvalidAction", message).into())
@@ -309,15 +327,19 @@ impl Door {
 // === impl Answered ===
 
 impl Answered {
+    /// An answer to which the sandbox gave no id.
+    fn new(body: impl IntoIterator<Item = Element>) -> Self {
+        Self { request_id: None, body: body.into_iter().collect() }
+    }
+
     /// A page of a list.
     fn page(
         name: &'static str,
         items: impl IntoIterator<Item = Element>,
         next_token: Option<String>,
     ) -> Self {
-        let mut body = vec![Element::items(name, items)];
-        body.extend(next_token.map(|token| Element::text("nextToken", token)));
-        Self { request_id: None, body }
+        let token = next_token.map(|token| Element::text("nextToken", token));
+        Self::new([Element::items(name, items)].into_iter().chain(token))
     }
 }
 

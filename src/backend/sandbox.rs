@@ -60,6 +60,7 @@ mod tagging;
 #[cfg(test)]
 mod tests;
 
+pub use actions::dry_run;
 pub use around::{CreatePrefixList, CreateVpc, DeleteVpc, DescribePrefixLists, DescribeVpcs};
 pub use state::{PrefixList, Vpc};
 pub use tagging::{CreateTags, DeleteTags, DescribeTags, TagDescription};

@@ -20,6 +20,8 @@ const START: Duration = Duration::from_secs(60);
 /// A server process; dropping it kills it.
 pub struct Program {
     pub address: String,
+    /// The sandbox's EC2 door, if it was opened.
+    pub ec2_door: Option<String>,
     _process: Child,
 }
 
@@ -47,9 +49,17 @@ pub async fn portcullis(flags: &[&str], environment: &[(&str, &str)]) -> Program
     command.env_clear().envs(environment.iter().copied());
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut process = start(&mut command);
-    let stdout = process.stdout.take().unwrap();
-    let line = line_with(stdout, "  gRPC ").await;
-    Program { address: line.split_whitespace().nth(1).unwrap().to_owned(), _process: process }
+    let word = |line: String| line.split_whitespace().nth(1).unwrap().to_owned();
+    let mut lines = Lines::of(process.stdout.take().unwrap());
+    let address = word(lines.next_with("  gRPC ").await);
+    let ec2_door = if flags.contains(&"--sandbox-ec2-listen") {
+        let url = word(lines.next_with("  EC2 ").await);
+        Some(url.trim_start_matches("http://").to_owned())
+    } else {
+        None
+    };
+    lines.drain();
+    Program { address, ec2_door, _process: process }
 }
 
 /// moto's server on a port of the system's choice.
@@ -58,10 +68,11 @@ pub async fn moto(program: &Path) -> Program {
     command.args(["-H", "127.0.0.1", "-p", "0"]);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut process = start(&mut command);
-    let stderr = process.stderr.take().unwrap();
-    let line = line_with(stderr, "Running on http://").await;
+    let mut lines = Lines::of(process.stderr.take().unwrap());
+    let line = lines.next_with("Running on http://").await;
+    lines.drain();
     let (_, address) = line.split_once("http://").unwrap();
-    Program { address: address.trim().to_owned(), _process: process }
+    Program { address: address.trim().to_owned(), ec2_door: None, _process: process }
 }
 
 fn start(command: &mut Command) -> Child {
@@ -69,20 +80,31 @@ fn start(command: &mut Command) -> Child {
     started.unwrap_or_else(|error| panic!("{:?}: {error}", command.as_std().get_program()))
 }
 
-/// The first line that holds the text. The rest is read and dropped: a full pipe would stop the program.
-async fn line_with(stream: impl AsyncRead + Send + Unpin + 'static, text: &str) -> String {
-    let mut lines = BufReader::new(stream).lines();
-    let found = timeout(START, async {
-        while let Some(line) = lines.next_line().await.unwrap() {
-            if line.contains(text) {
-                return line;
+/// What a program prints.
+struct Lines<S>(tokio::io::Lines<BufReader<S>>);
+
+impl<S: AsyncRead + Send + Unpin + 'static> Lines<S> {
+    fn of(stream: S) -> Self {
+        Self(BufReader::new(stream).lines())
+    }
+
+    /// The next line that holds the text.
+    async fn next_with(&mut self, text: &str) -> String {
+        let found = timeout(START, async {
+            while let Some(line) = self.0.next_line().await.unwrap() {
+                if line.contains(text) {
+                    return line;
+                }
             }
-        }
-        panic!("ended before it said {text:?}")
-    });
-    let line = found.await.unwrap_or_else(|_| panic!("did not say {text:?} in {START:?}"));
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    line
+            panic!("ended before it said {text:?}")
+        });
+        found.await.unwrap_or_else(|_| panic!("did not say {text:?} in {START:?}"))
+    }
+
+    /// Reads and drops the rest: a full pipe would stop the program.
+    fn drain(mut self) {
+        tokio::spawn(async move { while let Ok(Some(_)) = self.0.next_line().await {} });
+    }
 }
 
 /// What a command prints to stdout, then to stderr, and its exit code.

@@ -22,12 +22,11 @@ pub fn get_caller_identity(door: &Door, caller: &Caller, fields: &Fields) -> Rep
         Some((role, session)) => (assumed(role, &account, session), format!("{key_id}:{session}")),
         None => (format!("arn:aws:iam::{account}:user/sandbox"), key_id.to_owned()),
     };
-    let body = vec![
+    Ok(Answered::new([
         Element::text("Arn", arn),
         Element::text("UserId", user_id),
         Element::text("Account", account),
-    ];
-    Ok(Answered { request_id: None, body })
+    ]))
 }
 
 /// AssumeRole: for any role of an account of the sandbox. Policies, tags and the external id are taken and mean
@@ -81,7 +80,7 @@ pub fn assume_role(door: &Door, mut fields: Fields) -> Reply {
     let user = Element::new("AssumedRoleUser")
         .member("AssumedRoleId", format!("{}:{session}", issued.key_id))
         .member("Arn", assumed(&role, &owner, &session));
-    Ok(Answered { request_id: None, body: vec![credentials, user] })
+    Ok(Answered::new([credentials, user]))
 }
 
 /// The account, if it is one of the sandbox; the default one if none is named.
