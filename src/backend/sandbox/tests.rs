@@ -4,18 +4,24 @@ use std::time::SystemTime;
 
 use super::{fault::Script, *};
 use crate::{
-    backend::{Filter, RevokedRule, Selection},
+    backend::{
+        DescriptionUpdates, Filter, Modified, ModifyRules, RevokedRule, Selection,
+        UpdateDescriptions,
+    },
     clock::ManualClock,
     random::SeededRandom,
-    rule::{Direction, IpPermission, RuleId, RuleSpec, Tag, expand, permission},
+    rule::{Direction, IpPermission, Rule, RuleChange, RuleId, RuleSpec, Tag, expand, permission},
 };
 
+mod around;
 mod describing;
+mod family;
 mod faults;
 mod groups;
 mod laws;
 mod loading;
 mod rules;
+mod tagging;
 
 const WEB: &str = "sg-000000000000000a1";
 const DB: &str = "sg-000000000000000a2";
@@ -108,6 +114,19 @@ fn group(id: &str) -> GroupRef {
     GroupRef::Id(GroupId::new(id))
 }
 
+fn tag(key: &str, value: &str) -> Tag {
+    Tag { key: key.to_owned(), value: value.to_owned() }
+}
+
+fn filter(name: &str, values: &[&str]) -> Filter {
+    Filter { name: name.to_owned(), values: values.iter().map(ToString::to_string).collect() }
+}
+
+/// A rule's id and what it is to be.
+fn becomes(id: &str, permission: IpPermission) -> RuleChange {
+    RuleChange { id: RuleId::new(id), spec: specs(&[permission]).remove(0) }
+}
+
 fn refusal<T: fmt::Debug>(result: Result<T, BackendError>) -> Refusal {
     match result {
         Err(BackendError::Refused(refusal)) => refusal,
@@ -151,6 +170,28 @@ impl Bench {
         permissions: &[IpPermission],
     ) -> Result<Authorized, BackendError> {
         self.authorize(id, Direction::Egress, specs(permissions)).await
+    }
+
+    async fn modify(&self, id: &str, changes: &[RuleChange]) -> Result<Modified, BackendError> {
+        let (group, changes) = (GroupId::new(id), changes.to_vec());
+        let request = ModifyRules { group, changes, dry_run: false };
+        self.sandbox.modify_rules(&call(), &self.target, &request).await
+    }
+
+    async fn update(
+        &self,
+        id: &str,
+        direction: Direction,
+        updates: DescriptionUpdates,
+    ) -> Result<Modified, BackendError> {
+        let request = UpdateDescriptions { group: group(id), direction, updates, dry_run: false };
+        self.sandbox.update_descriptions(&call(), &self.target, &request).await
+    }
+
+    /// A rule of a group as it is.
+    async fn rule(&self, id: &str, rule: &str) -> Rule {
+        let image = self.image(id).await.unwrap();
+        image.rules.iter().find(|one| one.id.as_str() == rule).unwrap().clone()
     }
 
     async fn create(&self, name: &str, vpc: Option<&str>) -> Result<Created, BackendError> {

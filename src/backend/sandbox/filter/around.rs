@@ -12,6 +12,7 @@ use crate::{
 /// The filters of DescribeVpcs, parsed.
 pub type VpcFilters = Filters<VpcField>;
 
+/// What a filter of DescribeVpcs looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VpcField {
     Cidr,
@@ -27,6 +28,7 @@ pub enum VpcField {
 /// The filters of DescribeTags, parsed.
 pub type TagFilters = Filters<TagField>;
 
+/// What a filter of DescribeTags looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TagField {
     Key,
@@ -39,6 +41,7 @@ pub enum TagField {
 /// The filters of DescribeManagedPrefixLists, parsed.
 pub type PrefixListFilters = Filters<PrefixListField>;
 
+/// What a filter of DescribeManagedPrefixLists looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrefixListField {
     Id,

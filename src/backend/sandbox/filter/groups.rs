@@ -9,6 +9,7 @@ use crate::{
 /// The filters of DescribeSecurityGroups, parsed.
 pub type GroupFilters = Filters<GroupField>;
 
+/// What a filter of DescribeSecurityGroups looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupField {
     Description,
@@ -21,6 +22,7 @@ pub enum GroupField {
     Rule(Direction, RuleField),
 }
 
+/// What one of its filters over rules looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleField {
     Cidr,
@@ -37,6 +39,7 @@ pub enum RuleField {
 /// The filters of DescribeSecurityGroupRules, parsed.
 pub type RuleFilters = Filters<RuleListField>;
 
+/// What a filter of DescribeSecurityGroupRules looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuleListField {
     GroupId,

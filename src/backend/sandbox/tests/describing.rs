@@ -2,10 +2,6 @@
 
 use super::*;
 
-fn filter(name: &str, values: &[&str]) -> Filter {
-    Filter { name: name.to_owned(), values: values.iter().map(ToString::to_string).collect() }
-}
-
 fn with_filters(filters: Vec<Filter>) -> DescribeGroups {
     DescribeGroups { filters, ..DescribeGroups::default() }
 }

@@ -51,6 +51,54 @@ async fn nobody_knows_what_a_server_error_or_a_lost_answer_did() {
     assert_eq!(bench.image(WEB).await.unwrap().rules.len(), 11);
 }
 
+#[tokio::test]
+async fn a_server_error_may_come_after_the_effect() {
+    let bench = sample();
+    let after = Script { after_effect: true, error_code: "Broken".to_owned(), ..script(2) };
+    bench.sandbox.inject(Script { count: 3, ..after }).unwrap();
+    let Err(BackendError::OutcomeUnknown(failure)) = revoke_first(&bench).await else { panic!() };
+    assert_eq!(failure.code.as_deref(), Some("Broken"));
+    let effects = bench.sandbox.get_state(true).effects;
+    assert_eq!(effects.len(), 1);
+    assert_eq!(failure.request_id.as_deref(), Some(effects[0].request_id.as_str()));
+    // Whatever the call would have been told.
+    assert!(matches!(revoke_first(&bench).await, Err(BackendError::OutcomeUnknown(_))));
+    assert!(matches!(bench.image(WEB).await, Err(BackendError::Unavailable(_))));
+    assert_eq!(code(revoke_first(&bench).await), "InvalidSecurityGroupRuleId.NotFound");
+}
+
+#[test]
+fn a_fault_s_every_field_is_read() {
+    use crate::api::proto::sandbox::v1::Fault;
+    let (sandbox, _) = open(None).unwrap();
+    let fault = Fault { kind: 5, after_effect: true, ..Fault::default() };
+    let violations = sandbox.inject_fault(fault.clone()).unwrap_err();
+    assert_eq!(violations[0].field, "fault.after_effect");
+    sandbox.inject_fault(Fault { kind: 2, ..fault }).unwrap();
+}
+
+#[test]
+fn faults_may_name_every_action() {
+    let (sandbox, _) = open(None).unwrap();
+    for action in [
+        "DescribeVpcs",
+        "DescribeTags",
+        "DescribeManagedPrefixLists",
+        "CreateVpc",
+        "DeleteVpc",
+        "CreateTags",
+        "DeleteTags",
+        "CreateManagedPrefixList",
+        "ModifySecurityGroupRules",
+        "UpdateSecurityGroupRuleDescriptionsEgress",
+        "UpdateSecurityGroupRuleDescriptionsIngress",
+    ] {
+        sandbox.inject(Script { action: action.to_owned(), ..script(1) }).unwrap();
+        let stale = Script { action: action.to_owned(), ..script(7) };
+        assert_eq!(sandbox.inject(stale).is_ok(), action.starts_with("Describe"), "{action}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_delayed_answer_is_applied_at_once_and_bounded_by_the_deadline() {
     let bench = sample();

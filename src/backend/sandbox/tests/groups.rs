@@ -4,7 +4,7 @@ use super::*;
 
 const APP: &str = "vpc-0000000000000000a";
 
-const PEERED: &str = r#"{
+pub const PEERED: &str = r#"{
   "Vpcs": [
     {"VpcId": "vpc-0000000a", "OwnerId": "111111111111", "PeeredVpcIds": ["vpc-0000000b"]},
     {"VpcId": "vpc-0000000b", "OwnerId": "222222222222"},

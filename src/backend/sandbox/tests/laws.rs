@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rule::{Rule, RuleKey};
+use crate::rule::RuleKey;
 
 const GROUPS: [&str; 4] = [WEB, DB, LEGACY, "sg-0000000000000000d"];
 
