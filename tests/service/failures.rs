@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portcullis::api::proto::{
-    sandbox::v1::{Fault, FaultKind},
+    sandbox::v1::{Fault, FaultKind, InjectFaultRequest},
     v1,
 };
 use tonic::{Code, Request};
@@ -43,6 +43,22 @@ async fn each_fault_ends_in_its_status_and_the_effect_log_agrees() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_server_error_may_come_after_the_effect() {
+    let mut server = start().await;
+    let fault = Fault { action: REVOKE.into(), after_effect: true, ..Default::default() };
+    server.inject(Fault { kind: FaultKind::ServerError.into(), ..fault.clone() }).await;
+    let answer = server.revoke(NONDEFAULT_VPC_GROUP, vec![tcp(443, "10.0.0.0/8")]).await;
+    assert_eq!(refusal(answer), (Code::Unknown, "OUTCOME_UNKNOWN".into()));
+    assert_eq!(server.effects().await, 1);
+    // With another kind it is refused, by its name.
+    let fault = Some(Fault { kind: FaultKind::LoseAnswer.into(), ..fault });
+    let status = server.sandbox.inject_fault(InjectFaultRequest { fault }).await.unwrap_err();
+    let violations = details(&status).bad_request().unwrap().field_violations.clone();
+    let fields: Vec<&str> = violations.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(fields, ["fault.after_effect"]);
 }
 
 #[tokio::test]

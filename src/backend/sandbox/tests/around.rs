@@ -73,7 +73,7 @@ async fn r43_r45_a_new_vpc_has_its_default_group() {
         let page = bench
             .vpcs(DescribeVpcs { vpc_ids: vec![made.id.clone()], ..DescribeVpcs::default() })
             .await;
-        assert_eq!(page.unwrap().items, [made.clone()]);
+        assert_eq!(page.unwrap().items, std::slice::from_ref(&made));
         let request = DescribeGroups {
             filters: vec![filter("vpc-id", &[made.id.as_str()])],
             ..DescribeGroups::default()

@@ -115,7 +115,8 @@ async fn what_a_change_names_must_exist_and_nothing_changes_if_not() {
     }
     let refused = refusal(bench.modify(WEB, &[good.clone(), good.clone()]).await);
     assert!(refused.message.starts_with(&format!("Duplicated security group rule ID '{HTTPS}'.")));
-    assert_eq!(code(bench.modify("sg-00000000", &[good.clone()]).await), "InvalidGroup.NotFound");
+    let alone = std::slice::from_ref(&good);
+    assert_eq!(code(bench.modify("sg-00000000", alone).await), "InvalidGroup.NotFound");
     for id in [WEB, "sg-00000000"] {
         let (group, changes) = (GroupId::new(id), vec![good.clone()]);
         let dry = ModifyRules { group, changes, dry_run: true };

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rule::RuleKey;
+use crate::rule::{self, Peer, RuleKey};
 
 const GROUPS: [&str; 4] = [WEB, DB, LEGACY, "sg-0000000000000000d"];
 
@@ -17,6 +17,11 @@ enum Step {
     RevokeNth(usize, Direction, usize),
     Create(bool, u8),
     Delete(usize),
+    Modify(usize, usize, IpPermission),
+    Describe(usize, Direction, Vec<IpPermission>),
+    Tag(usize, usize, u8),
+    CreateVpc(bool),
+    DeleteVpc(usize),
     Reload,
 }
 
@@ -57,7 +62,12 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (group.clone(), direction(), permissions()).prop_map(|(g, d, p)| Step::Revoke(g, d, p)),
         2 => (group.clone(), direction(), 0..9usize).prop_map(|(g, d, n)| Step::RevokeNth(g, d, n)),
         1 => (any::<bool>(), 0..3u8).prop_map(|(v, n)| Step::Create(v, n)),
-        1 => group.prop_map(Step::Delete),
+        1 => group.clone().prop_map(Step::Delete),
+        3 => (group.clone(), 0..9usize, permission()).prop_map(|(g, n, p)| Step::Modify(g, n, p)),
+        2 => (group.clone(), direction(), permissions()).prop_map(|(g, d, p)| Step::Describe(g, d, p)),
+        1 => (group, 0..9usize, 0..3u8).prop_map(|(g, n, t)| Step::Tag(g, n, t)),
+        1 => any::<bool>().prop_map(Step::CreateVpc),
+        1 => (0..4usize).prop_map(Step::DeleteVpc),
         1 => Just(Step::Reload),
     ]
 }
@@ -86,7 +96,7 @@ async fn check_invariants(bench: &Bench) {
         }
         for direction in [Direction::Egress, Direction::Ingress] {
             let of_direction = image.rules.iter().filter(|rule| rule.direction == direction);
-            let ipv4 = of_direction.filter(|rule| !matches!(rule.peer, crate::rule::Peer::Ipv6(_)));
+            let ipv4 = of_direction.filter(|rule| !matches!(rule.peer, Peer::Ipv6(_)));
             assert!(ipv4.count() <= 60);
         }
         // The index knows exactly these rules.
@@ -148,6 +158,73 @@ async fn take(bench: &Bench, step: Step) {
                 bench.delete(GroupRef::Id(image.group.id.clone())).await.unwrap();
             }
         }
+        Step::Modify(group, nth, permission) => {
+            let before = rules_of(bench, GROUPS[group]).await;
+            let Some(rule) = before.get(nth) else { return };
+            let change = becomes(rule.id.as_str(), permission);
+            let result = bench.modify(GROUPS[group], std::slice::from_ref(&change)).await;
+            let mut after = rules_of(bench, GROUPS[group]).await;
+            if result.is_ok() {
+                let new = &after[nth];
+                let known = RuleSpec { description: None, ..change.spec.clone() };
+                let named = matches!(&known.peer, Peer::Group(peer) if peer.group_id.is_none());
+                assert!(named || rule::matching::same_rule(&known, new), "{change:?} {new:?}");
+                assert_eq!(new.description.as_deref(), change.spec.description.as_deref());
+                assert_eq!(
+                    (&new.id, new.direction, &new.tags),
+                    (&rule.id, rule.direction, &rule.tags)
+                );
+                let kind = |rule: &Rule| std::mem::discriminant(&rule.peer);
+                assert_eq!(kind(new), kind(rule));
+                after[nth] = rule.clone();
+            }
+            assert_eq!(after, before);
+        }
+        Step::Describe(group, direction, permissions) => {
+            let before = rules_of(bench, GROUPS[group]).await;
+            let updates = DescriptionUpdates::Specs(specs(&permissions));
+            let result = bench.update(GROUPS[group], direction, updates).await;
+            let after = rules_of(bench, GROUPS[group]).await;
+            let bare = |rules: &[Rule]| -> Vec<Rule> {
+                rules.iter().map(|rule| Rule { description: None, ..rule.clone() }).collect()
+            };
+            assert_eq!(bare(&after), bare(&before));
+            assert!(result.is_ok() || after == before);
+        }
+        Step::Tag(group, nth, number) => {
+            let before = rules_of(bench, GROUPS[group]).await;
+            let rule = before.get(nth).map(|rule| rule.id.to_string());
+            let resources = [Some(GROUPS[group].to_owned()), rule].into_iter().flatten().collect();
+            let tags = vec![tag(&format!("t{number}"), "x")];
+            let request = CreateTags { resources, tags, dry_run: false };
+            bench.sandbox.create_tags(&call(), &bench.target, &request).await.unwrap();
+            let after = rules_of(bench, GROUPS[group]).await;
+            let bare = |rules: &[Rule]| -> Vec<Rule> {
+                rules.iter().map(|rule| Rule { tags: None, ..rule.clone() }).collect()
+            };
+            assert_eq!(bare(&after), bare(&before));
+        }
+        Step::CreateVpc(ipv6) => {
+            let cidr_block = "10.0.0.0/16".to_owned();
+            let request = CreateVpc { cidr_block, ipv6, ..CreateVpc::default() };
+            let vpc = bench.sandbox.create_vpc(&call(), &bench.target, &request).await.unwrap();
+            drop(bench.create("new-0", Some(vpc.id.as_str())).await);
+        }
+        Step::DeleteVpc(nth) => {
+            let request = DescribeVpcs::default();
+            let vpcs = bench.sandbox.describe_vpcs(&call(), &bench.target, &request).await.unwrap();
+            if let Some(vpc) = vpcs.items.get(nth) {
+                let vpc_id = vpc.id.clone();
+                let before = everything(bench).await;
+                let request = DeleteVpc { vpc_id: vpc_id.clone(), dry_run: false };
+                let result = bench.sandbox.delete_vpc(&call(), &bench.target, &request).await;
+                let inside =
+                    before.iter().filter(|image| image.group.vpc_id.as_ref() == Some(&vpc_id));
+                assert_eq!(result.is_ok(), inside.count() == 1);
+                let gone = usize::from(result.is_ok());
+                assert_eq!(everything(bench).await.len(), before.len() - gone);
+            }
+        }
         Step::Reload => {
             let state = bench.sandbox.get_state(false).state.unwrap();
             assert_eq!(bench.sandbox.load_state(state.clone(), true).unwrap(), [""; 0]);
@@ -188,6 +265,39 @@ proptest! {
                 }
                 Err(_) => assert_eq!(rules_of(&bench, CACHE).await, before),
             }
+        });
+    }
+
+    #[test]
+    fn modifying_rules_to_what_they_are_changes_nothing(asked in permissions(), group in 0..GROUPS.len()) {
+        run(async {
+            let bench = sample();
+            drop(bench.authorize_egress(GROUPS[group], &asked).await);
+            let before = bench.sandbox.get_state(true);
+            let rules = rules_of(&bench, GROUPS[group]).await;
+            let same: Vec<RuleChange> =
+                rules.iter().map(|rule| RuleChange { id: rule.id.clone(), spec: rule.spec() }).collect();
+            bench.modify(GROUPS[group], &same).await.unwrap();
+            let after = bench.sandbox.get_state(true);
+            assert_eq!((after.state, after.effects), (before.state, before.effects));
+        });
+    }
+
+    #[test]
+    fn r15_what_is_described_is_still_the_same_rule(asked in permissions(), group in 0..GROUPS.len()) {
+        run(async {
+            let bench = sample();
+            if bench.authorize_egress(GROUPS[group], &asked).await.is_err() {
+                return;
+            }
+            let again = specs(&asked).into_iter().map(|spec| RuleSpec { description: Some("new".to_owned()), ..spec });
+            let updates = DescriptionUpdates::Specs(again.clone().collect());
+            bench.update(GROUPS[group], Direction::Egress, updates).await.unwrap();
+            let refused = bench.authorize(GROUPS[group], Direction::Egress, specs(&asked)).await;
+            assert_eq!(code(refused), "InvalidPermission.Duplicate");
+            // R13: by the new description it is revoked.
+            let revoked = bench.revoke_egress(GROUPS[group], Selection::Specs(again.collect())).await.unwrap();
+            assert_eq!((revoked.unknown.len(), revoked.revoked.len()), (0, asked.len()));
         });
     }
 
