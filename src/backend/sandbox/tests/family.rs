@@ -198,7 +198,8 @@ async fn a_rule_keeps_its_group_or_gets_one_within_reach() {
     let out = bench.authorize_egress("sg-0000000c", &[perm("tcp", 4, 4, "sg-0000000c")]).await;
     let id = out.unwrap().rules[0].rule.id.to_string();
     let change = becomes(&id, perm("tcp", 4, 4, "sg-0000000b"));
-    assert_eq!(code(bench.modify("sg-0000000c", &[change]).await), "InvalidGroup.NotFound");
+    let refused = refusal(bench.modify("sg-0000000c", &[change]).await);
+    assert_eq!(refused.message, "The security group 'sg-0000000b' does not exist");
 
     // R27: a stale rule may change its ports, but not become one.
     bench.target = target("222222222222", "us-east-1");

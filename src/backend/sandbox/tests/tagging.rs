@@ -201,7 +201,12 @@ async fn a_resource_has_at_most_50_tags_without_ec2_s_own() {
 
 #[tokio::test]
 async fn tags_are_described_by_filter() {
-    let bench = sample();
+    let mut bench = sample();
+    let home = std::mem::replace(&mut bench.target, target("210987654321", "eu-west-1"));
+    let theirs = [WORKER, "sgr-0000000000000e1e1", "vpc-0000000000000000e"];
+    bench.create_tags(&theirs, &[tag("theirs", "")]).await.unwrap();
+    assert_eq!(bench.tags(vec![]).await.len(), 3);
+    bench.target = home;
     for (filters, expected) in [
         (vec![filter("key", &["ticket"])], vec!["sgr-0000000000000a1e3 ticket=NET-101"]),
         (vec![filter("value", &["w?b"])], vec!["sg-000000000000000a1 Name=web"]),
@@ -232,7 +237,8 @@ async fn tags_are_described_by_filter() {
             vec!["sg-000000000000000a3 Name=cache"],
         ),
         // Another account's.
-        (vec![filter("resource-id", &["vpc-0000000000000000e", WORKER])], vec![]),
+        (vec![filter("resource-id", &theirs)], vec![]),
+        (vec![filter("key", &["theirs"])], vec![]),
     ] {
         assert_eq!(bench.tags(filters.clone()).await, expected, "{filters:?}");
     }
