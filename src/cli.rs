@@ -13,6 +13,8 @@ use clap::{
 use crate::config::keys::{self, CONFIG_ENV, Key, Takes};
 
 pub mod banner;
+pub mod client;
+mod connect;
 pub mod health;
 
 const AFTER_HELP: &str = "\
@@ -23,6 +25,8 @@ Examples:
       serves the sandbox on 127.0.0.1:50051
   portcullis --sandbox-state groups.json
       serves a sandbox that starts with what `aws ec2 describe-security-groups > groups.json` printed
+  portcullis describe-rules --filters Name=group-id,Values=sg-000000000000000a1
+      asks a running server, with the AWS CLI's flags
   PORTCULLIS_LOG_LEVEL=debug portcullis --config /etc/portcullis.toml
       takes the settings from a file, and one from the environment
   portcullis check-config --config /etc/portcullis.toml
@@ -31,7 +35,9 @@ Examples:
 Exit codes:
   0   after a drain (SIGTERM or SIGINT starts it), or the command did what it should
   1   cannot start; calls were still in work at the end of drain_timeout_ms or at a second signal;
-      health: not SERVING
+      health: not SERVING; revoke-egress, authorize-egress, describe-rules, describe-groups: refused,
+      or something was unknown
+  2   these four: nobody can tell; no server or no answer in time, or EC2's was lost
   64  the configuration or the command line is wrong";
 
 /// What to do.
@@ -43,6 +49,8 @@ pub enum Command {
     CheckConfig(CheckConfig),
     /// Ask a server for its health.
     Health(health::Health),
+    /// Call a server.
+    Client(client::Client),
 }
 
 /// Reads the command line. The error is also how clap asks for help or version to be printed.
@@ -53,6 +61,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::
         Some(Sub::Serve(settings)) => Command::Serve(settings),
         Some(Sub::CheckConfig(check)) => Command::CheckConfig(check),
         Some(Sub::Health(health)) => Command::Health(health),
+        Some(Sub::Client(client)) => Command::Client(client),
     })
 }
 
@@ -75,6 +84,8 @@ enum Sub {
     CheckConfig(CheckConfig),
     /// Ask a running server for its health
     Health(health::Health),
+    #[command(flatten)]
+    Client(client::Client),
 }
 
 /// The arguments of `check-config`.

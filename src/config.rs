@@ -22,7 +22,7 @@ mod reference;
 mod safety;
 mod targets;
 
-pub use reference::reference;
+pub use self::{reader::nearest, reference::reference};
 
 /// The whole configuration, checked.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ use portcullis::{
     cli::{
         self, Command, Settings,
         banner::{Addresses, Sample, banner},
+        client::{Client, Screen},
     },
     clock::{Clock, SystemClock},
     config::{self, BackendConfig, Complaint, Config, Ec2Config, LogFormat, SandboxConfig},
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Ok(Command::CheckConfig(check)) if check.reference => print(&config::reference()),
         Ok(Command::CheckConfig(check)) => check_config(check.settings),
         Ok(Command::Health(health)) => run(ask_health(health)),
+        Ok(Command::Client(client)) => run(ask(client)),
         Err(error) => {
             // If nobody reads it there is nobody to tell.
             let _ = error.print();
@@ -309,6 +311,13 @@ async fn ask_health(health: cli::health::Health) -> u8 {
         }
         Err(error) => complain(&error, FAILED),
     }
+}
+
+async fn ask(client: Client) -> u8 {
+    let ended = client.run(Screen::of_process()).await;
+    print(&ended.out);
+    let _ = io::stderr().write_all(ended.err.as_bytes());
+    ended.code
 }
 
 fn refuse(complaints: &[Complaint]) -> u8 {

@@ -12,6 +12,8 @@
 )]
 #![cfg_attr(not(feature = "ec2"), allow(dead_code, reason = "the other build asks moto"))]
 
+#[path = "transcripts/compare.rs"]
+mod compare;
 #[path = "transcripts/documents.rs"]
 mod documents;
 #[cfg(feature = "ec2")]

@@ -3,10 +3,12 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use clap::Args;
-use tonic::{Code, transport::Endpoint};
+use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+
+use super::connect::connect;
 
 /// The arguments of `health`.
 #[derive(Args, Debug)]
@@ -31,18 +33,7 @@ impl Health {
     }
 
     async fn ask_patiently(&self) -> Result<(&'static str, bool), String> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))
-            .map_err(|_| format!("{}: not an address", self.address))?;
-        let channel = endpoint.connect().await.map_err(|error| {
-            // The error itself only says "transport error"; its sources say what happened.
-            let mut text = format!("{}: {error}", self.address);
-            let mut source = std::error::Error::source(&error);
-            while let Some(error) = source {
-                text = format!("{text}: {error}");
-                source = error.source();
-            }
-            text
-        })?;
+        let channel = connect(&self.address).await?;
         let request = HealthCheckRequest { service: self.service.clone() };
         match HealthClient::new(channel).check(request).await {
             Ok(response) => {

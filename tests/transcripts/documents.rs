@@ -1,14 +1,9 @@
 //! The documents that the scenarios keep true.
 
-use std::{
-    collections::BTreeSet,
-    env,
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fmt::Write as _, fs};
 
 use super::{
+    compare::path,
     run::Ran,
     scenarios::{SCENARIOS, Scenario},
 };
@@ -37,26 +32,6 @@ pub fn transcript(ran: &[Ran]) -> String {
         text.push_str("```\n");
     }
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
-}
-
-pub fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
-}
-
-pub fn compare(name: &str, now: &str) {
-    if env::var_os("PORTCULLIS_TEST_UPDATE").is_some_and(|value| value == "1") {
-        fs::write(path(name), now).unwrap();
-        return;
-    }
-    let written = fs::read_to_string(path(name)).unwrap_or_default();
-    let mut lines = written.lines().zip(now.lines()).enumerate();
-    if let Some((at, (old, new))) = lines.find(|(_, (old, new))| old != new) {
-        let line = at + 1;
-        panic!(
-            "{name}:{line} says\n  {old}\nand the program\n  {new}\nIf the program is right: PORTCULLIS_TEST_UPDATE=1"
-        );
-    }
-    assert_eq!(written.len(), now.len(), "{name} ends elsewhere: PORTCULLIS_TEST_UPDATE=1");
 }
 
 /// What stands between backticks.

@@ -1,6 +1,7 @@
 //! The scenarios against the sandbox with its sample; the run is docs/transcript.md.
 
 use super::{
+    compare::compare,
     documents,
     programs::{portcullis, tool},
     run::Shell,
@@ -22,5 +23,5 @@ async fn the_sandbox_answers_as_docs_transcript_says() {
     let names = names.map(|(name, value)| (name, value.to_owned())).to_vec();
     let shell = Shell { grpcurl: &grpcurl, address: &server.address, names };
     let ran = shell.run_all(SCENARIOS, |scenario| scenario.sandbox).await;
-    documents::compare("docs/transcript.md", &documents::transcript(&ran));
+    compare("docs/transcript.md", &documents::transcript(&ran));
 }
