@@ -20,10 +20,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let encoded = compiler.encode_file_descriptor_set();
     fs::write(out.join("portcullis.bin"), &encoded)?;
 
+    // The codec bounds requests, which it knows by their names.
+    let mut named = prost_build::Config::new();
+    named.enable_type_names();
     tonic_prost_build::configure()
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .codec_path("crate::api::codec::BoundedCodec")
+        .compile_fds_with_config(compiler.file_descriptor_set(), named)?;
 
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?

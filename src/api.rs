@@ -1,6 +1,7 @@
 //! The contract's face: generated messages, decoding into the domain, encoding, statuses and the services. The only
 //! place where protobuf meets the domain.
 
+pub mod codec;
 pub mod decode;
 pub mod encode;
 pub mod health;

@@ -1,4 +1,5 @@
-//! The whole path of a call, outermost layer first, and the connections that calls come in on. The only composer.
+//! The whole path of a call, outermost layer first. The only composer. The connections that calls come in on are in
+//! `server/connections.rs`.
 
 use std::{
     future::Future,
@@ -6,22 +7,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{Instant, timeout, timeout_at},
+    net::TcpListener,
+    time::{Instant, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{body::Body, codec::CompressionEncoding, service::Routes};
-use tower::{ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+use tokio_util::task::TaskTracker;
+use tonic::{codec::CompressionEncoding, service::Routes};
+use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
     api::{
@@ -49,18 +43,13 @@ use crate::{
     random::Random,
 };
 
+use self::connections::Connections;
+
+mod connections;
+mod standstill;
+
 /// The most bytes of a request to SandboxService: a state is far larger than any call.
 const MAX_SANDBOX_REQUEST_BYTES: usize = 256 << 20;
-
-/// The most bytes of one call's metadata.
-const MAX_METADATA_BYTES: u32 = 16 << 10;
-
-/// How long a client may take to send the head of a request over HTTP/1.1.
-const HTTP1_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long, after the last call has ended, connections get to close on their own while draining. What is open then
-/// is a stream that its client keeps, such as Health.Watch.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Everything that the server is made of.
 #[derive(Debug)]
@@ -103,14 +92,7 @@ pub async fn serve(
     let path = path(routes, &parts, &gate);
     status.set_started();
 
-    let connections = Connections {
-        http: http(&limits),
-        path,
-        places: Arc::new(Semaphore::new(limits.max_connections)),
-        tasks: TaskTracker::new(),
-        goodbye: CancellationToken::new(),
-        abort: CancellationToken::new(),
-    };
+    let connections = Connections::new(&limits, path);
     tokio::select! {
         () = connections.accept(&listener) => {}
         () = shutdown => {}
@@ -122,7 +104,7 @@ pub async fn serve(
     status.set_draining();
     health.drain().await;
     gate.drain();
-    connections.goodbye.cancel();
+    connections.say_goodbye();
     operations.close();
     let complete = timeout_at(until, async {
         gate.idle().await;
@@ -241,95 +223,4 @@ impl ServerStatus {
     fn set_draining(&self) {
         self.0.1.store(true, Ordering::Release);
     }
-}
-
-// === connections ===
-
-/// The connections, owned here so that a drain has a bound: tonic's and hyper's own can wait for ever.
-struct Connections {
-    http: auto::Builder<TokioExecutor>,
-    path: Path,
-    places: Arc<Semaphore>,
-    tasks: TaskTracker,
-    /// Each connection finishes what it has and takes nothing new.
-    goodbye: CancellationToken,
-    /// Each connection ends at once.
-    abort: CancellationToken,
-}
-
-impl Connections {
-    /// Accepts for ever. At the limit of connections, new ones wait in the kernel's queue.
-    async fn accept(&self, listener: &TcpListener) {
-        loop {
-            let Ok(place) = self.places.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let connection = self.connection(stream);
-                    self.tasks.spawn(async move {
-                        connection.await;
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    // Out of file descriptors, say: trying again at once would only spin.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    }
-
-    fn connection(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
-        let (http, path) = (self.http.clone(), self.path.clone());
-        let (goodbye, abort) = (self.goodbye.clone(), self.abort.clone());
-        async move {
-            // Answers are small and whole: waiting to fill a packet only delays them.
-            let _ = stream.set_nodelay(true);
-            let path = path.map_request(|request: http::Request<hyper::body::Incoming>| {
-                request.map(Body::new)
-            });
-            let service = TowerToHyperService::new(path);
-            let connection = http.serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = goodbye.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        served = connection.as_mut() => served,
-                        () = abort.cancelled() => return,
-                    }
-                }
-            };
-            if let Err(error) = served {
-                tracing::debug!(%error, "a connection ended");
-            }
-        }
-    }
-
-    /// Lets connections close on their own for a moment, then ends them.
-    async fn close(self, until: Instant) {
-        self.tasks.close();
-        let linger = until.saturating_duration_since(Instant::now()).min(LINGER);
-        if timeout(linger, self.tasks.wait()).await.is_err() {
-            tracing::info!(
-                connections = self.tasks.len(),
-                "closing connections that clients keep open"
-            );
-            self.abort.cancel();
-            self.tasks.wait().await;
-        }
-    }
-}
-
-fn http(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HTTP1_HEAD_TIMEOUT);
-    http.http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.max_concurrent_streams)
-        .max_header_list_size(MAX_METADATA_BYTES)
-        .keep_alive_interval(limits.keepalive_interval)
-        .keep_alive_timeout(limits.keepalive_timeout);
-    http
 }

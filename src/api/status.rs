@@ -100,13 +100,6 @@ pub fn dress(status: &Status, request_id: &str) -> Status {
         Code::Unimplemented => Error::new(Reason::Unimplemented, text),
         // tonic calls a message over the size limit OUT_OF_RANGE; gRPC's own code for it is RESOURCE_EXHAUSTED.
         Code::OutOfRange | Code::ResourceExhausted => Error::new(Reason::RequestTooLarge, text),
-        Code::Internal if text.contains("decode") || text.contains("protocol error") => {
-            Error::invalid(vec![Violation::new(
-                "request",
-                "InvalidRequest",
-                "the message is not a valid encoding of this method's request",
-            )])
-        }
         // grpc.health.v1 says it of a name that it does not know.
         Code::NotFound => Error::new(Reason::ServiceUnknown, "no such service name"),
         Code::InvalidArgument => {
@@ -115,7 +108,16 @@ pub fn dress(status: &Status, request_id: &str) -> Status {
         Code::Cancelled | Code::DeadlineExceeded => {
             Error::new(Reason::DeadlineExceeded, "the call ended before its request was whole")
         }
-        _ => Error::internal(format!("{status:?}")),
+        // Every error of our own comes dressed, so the rest is what tonic, its gRPC-Web layer and HTTP say of a
+        // request that they could not read: INTERNAL or UNKNOWN, with texts that are about their inside.
+        _ => {
+            let invalid = Violation::new(
+                "request",
+                "InvalidRequest",
+                "the message is not a valid encoding of this method's request",
+            );
+            Error { internal: Some(text.into()), ..Error::invalid(vec![invalid]) }
+        }
     };
     encode(error, request_id)
 }

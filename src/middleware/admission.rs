@@ -26,6 +26,9 @@ use crate::{
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
+/// The most bytes of one call's metadata, counted as HTTP/2 counts a header list.
+const MAX_METADATA_BYTES: usize = 16 << 10;
+
 /// How many calls are in flight, and whether new ones are taken.
 #[derive(Debug)]
 pub struct Gate {
@@ -151,6 +154,10 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
         if let Some(response) = not_grpc(&request) {
             return AdmissionFuture::Refused { response: Some(response) };
         }
+        if let Some(error) = oversized_metadata(&request) {
+            let info = request.extensions().get::<CallInfo>();
+            return AdmissionFuture::Refused { response: info.map(|info| refuse(error, info)) };
+        }
         if request.uri().path().starts_with(HEALTH) {
             return AdmissionFuture::Admitted { inner: self.inner.call(request), place: None };
         }
@@ -180,6 +187,16 @@ fn not_grpc(request: &HttpRequest) -> Option<HttpResponse> {
     let mut response = HttpResponse::new(tonic::body::Body::empty());
     *response.status_mut() = status;
     Some(response)
+}
+
+/// HTTP/2's own limit is wider: beyond it there is only an HTTP status, which gRPC clients cannot tell from a proxy's.
+fn oversized_metadata(request: &HttpRequest) -> Option<Error> {
+    let fields = request.headers().iter();
+    let bytes: usize = fields.map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    (bytes > MAX_METADATA_BYTES).then(|| {
+        let message = format!("{bytes} bytes of metadata; at most {MAX_METADATA_BYTES} are taken");
+        Error::new(Reason::RequestTooLarge, message)
+    })
 }
 
 // === impl AdmissionFuture ===

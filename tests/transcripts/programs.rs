@@ -36,7 +36,7 @@ pub fn tool(path: &str) -> Option<PathBuf> {
     if found.is_none() {
         let required = env::var_os("PORTCULLIS_TEST_REQUIRE_TOOLS");
         assert!(required.is_none_or(|value| value != "1"), "{path} is not installed");
-        eprintln!("SKIPPED: the tests that need {path}; scripts/tools installs it");
+        eprintln!("SKIPPED: what needs {path}; scripts/tools installs it");
     }
     found
 }

@@ -1,0 +1,170 @@
+//! The connections, owned here so that a drain has a bound, which tonic's and hyper's own have not, and so that no
+//! client keeps one for nothing:
+//!
+//! - one that does not begin a request or finish HTTP/2's preface within [`START_TIMEOUT`] is closed;
+//! - so is one whose client does not take what is written for it within the longest deadline of a call, when no
+//!   caller waits for it any more;
+//! - HTTP/2 pings find the dead ones.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::body::Body;
+use tower::ServiceExt;
+
+use super::{
+    Path,
+    standstill::{Standstill, Watched, WatchedBody},
+};
+use crate::config::Limits;
+
+/// How long a client may take for HTTP/2's preface, and for the head of a request over HTTP/1.1. An idle HTTP/1.1
+/// connection gets as long for its next request.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most bytes of a call's metadata that are read. Fewer are taken (`MAX_METADATA_BYTES` in admission, which
+/// answers with a status); beyond this HTTP/2 itself answers, with 431.
+const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
+
+/// The most bytes that an HTTP/1.1 connection buffers: hyper's own bound is seven times as much.
+const HTTP1_BUFFER_BYTES: usize = 64 << 10;
+
+/// How long, after the last call has ended, connections get to close on their own while draining. What is open then
+/// is a stream that its client keeps, such as Health.Watch.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long to wait when no connection can be accepted: most often there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts connections and serves `path` on them.
+pub struct Connections {
+    http: auto::Builder<TokioExecutor>,
+    path: Path,
+    places: Arc<Semaphore>,
+    tasks: TaskTracker,
+    /// How long what is written for a client may stay untaken.
+    untaken_timeout: Duration,
+    /// Each connection finishes what it has and takes nothing new.
+    goodbye: CancellationToken,
+    /// Each connection ends at once.
+    abort: CancellationToken,
+}
+
+impl Connections {
+    /// None yet.
+    pub fn new(limits: &Limits, path: Path) -> Self {
+        Self {
+            http: http(limits),
+            path,
+            places: Arc::new(Semaphore::new(limits.max_connections)),
+            tasks: TaskTracker::new(),
+            untaken_timeout: limits.max_deadline,
+            goodbye: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        }
+    }
+
+    /// Accepts for ever. At the limit of connections, new ones wait in the kernel's queue.
+    pub async fn accept(&self, listener: &TcpListener) {
+        loop {
+            let Ok(place) = self.places.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    // Answers are small and whole: waiting to fill a packet only delays them.
+                    let _ = stream.set_nodelay(true);
+                    let connection = self.connection(stream);
+                    self.tasks.spawn(async move {
+                        connection.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn connection<I>(&self, stream: I) -> impl Future<Output = ()> + Send + 'static
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (http, path) = (self.http.clone(), self.path.clone());
+        let (goodbye, abort) = (self.goodbye.clone(), self.abort.clone());
+        let standstill = Standstill::default();
+        let watch = standstill.clone().watch(START_TIMEOUT, self.untaken_timeout);
+        async move {
+            let io = TokioIo::new(Watched::new(stream, &standstill));
+            let path = path
+                .map_request(|request: http::Request<hyper::body::Incoming>| request.map(Body::new))
+                .map_response(move |response: http::Response<Body>| {
+                    response.map(|body| WatchedBody::new(body, &standstill))
+                });
+            let connection = http.serve_connection(io, TowerToHyperService::new(path));
+            tokio::pin!(connection);
+            let served = async {
+                tokio::select! {
+                    served = connection.as_mut() => return served,
+                    () = goodbye.cancelled() => connection.as_mut().graceful_shutdown(),
+                }
+                connection.await
+            };
+            tokio::select! {
+                served = served => if let Err(error) = served {
+                    tracing::debug!(%error, "a connection ended");
+                },
+                why = watch => tracing::debug!(why, "a connection was closed"),
+                () = abort.cancelled() => {}
+            }
+        }
+    }
+
+    /// Begins the end: connections finish what they have and take nothing new.
+    pub fn say_goodbye(&self) {
+        self.goodbye.cancel();
+    }
+
+    /// Lets connections close on their own for a moment, then ends them.
+    pub async fn close(self, until: Instant) {
+        self.tasks.close();
+        let linger = until.saturating_duration_since(Instant::now()).min(LINGER);
+        if timeout(linger, self.tasks.wait()).await.is_err() {
+            tracing::info!(
+                connections = self.tasks.len(),
+                "closing connections that clients keep open"
+            );
+            self.abort.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+fn http(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(START_TIMEOUT)
+        .max_buf_size(HTTP1_BUFFER_BYTES);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    http
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is a failed test")]
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::{http1, http2};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    time::sleep,
+};
+use tower::{service_fn, util::BoxCloneSyncService};
+
+use super::*;
+use crate::middleware::{HttpRequest, HttpResponse};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const MAX_DEADLINE: Duration = Duration::from_secs(120);
+const HOUR: Duration = Duration::from_secs(3600);
+const ANSWER_BYTES: usize = 100_000;
+
+/// The client's end of a connection, and when the server's end is over. `/silence` gets a body that never comes,
+/// `/nothing` none, all else a large one.
+fn connect(buffer: usize) -> (DuplexStream, tokio::task::JoinHandle<Duration>) {
+    let path = BoxCloneSyncService::new(service_fn(async |request: HttpRequest| {
+        let body = match request.uri().path() {
+            "/silence" => Body::new(http_body_util::StreamBody::new(tokio_stream::pending::<
+                Result<http_body::Frame<Bytes>, Infallible>,
+            >())),
+            "/nothing" => Body::empty(),
+            _ => Body::new(Full::new(Bytes::from(vec![b'x'; ANSWER_BYTES]))),
+        };
+        Ok(HttpResponse::new(body))
+    }));
+    let limits = Limits { max_deadline: MAX_DEADLINE, ..Limits::default() };
+    let (client, server) = duplex(buffer);
+    let connection = Connections::new(&limits, path).connection(server);
+    let started = Instant::now();
+    let ended = tokio::spawn(async move {
+        // Without a bound a connection that stays would never fail a test: a paused clock has no end.
+        let _ = timeout(HOUR, connection).await;
+        started.elapsed()
+    });
+    (client, ended)
+}
+
+async fn http2_client(stream: DuplexStream, window: u32) -> http2::SendRequest<Full<Bytes>> {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn request(path: &str) -> http::Request<Full<Bytes>> {
+    http::Request::post(format!("http://localhost{path}")).body(Full::default()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_does_not_begin_is_closed() {
+    for begun in [&b""[..], &PREFACE[..1], &PREFACE[..23], b"POST / HTTP/1.1\r\nhost: "] {
+        let (mut client, ended) = connect(1024);
+        client.write_all(begun).await.unwrap();
+        assert_eq!(ended.await.unwrap().as_secs(), START_TIMEOUT.as_secs(), "{begun:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preface_byte_by_byte_gets_no_longer() {
+    let (mut client, ended) = connect(1024);
+    let sender = tokio::spawn(async move {
+        for byte in PREFACE {
+            sleep(Duration::from_secs(1)).await;
+            if client.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+        }
+    });
+    assert_eq!(ended.await.unwrap().as_secs(), START_TIMEOUT.as_secs());
+    sender.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preface_without_anything_after_it_is_found_by_pings() {
+    let (mut client, ended) = connect(1024);
+    client.write_all(PREFACE).await.unwrap();
+    let limits = Limits::default();
+    let bound = limits.keepalive_interval + limits.keepalive_timeout;
+    assert!(ended.await.unwrap() <= bound + Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_http_1_connection_is_closed() {
+    let (client, ended) = connect(1024);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(client)).await.unwrap();
+    tokio::spawn(connection);
+    let answer = sender.send_request(request("/")).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), ANSWER_BYTES);
+    assert_eq!(ended.await.unwrap().as_secs(), START_TIMEOUT.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_never_taken_ends_its_connection() {
+    // No window at all; one that the first bytes fit into, so that hyper is done with the body.
+    for window in [0, 1, 50_000] {
+        let (client, ended) = connect(1 << 20);
+        let mut sender = http2_client(client, window).await;
+        let _unread = sender.send_request(request("/")).await.unwrap();
+        let after = ended.await.unwrap();
+        assert!((MAX_DEADLINE..=MAX_DEADLINE * 2 + START_TIMEOUT).contains(&after), "{after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stops_reading_is_closed() {
+    let (mut client, ended) = connect(1024);
+    client.write_all(b"POST / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut some = [0; 100];
+    client.read_exact(&mut some).await.unwrap();
+    let after = ended.await.unwrap();
+    assert!((MAX_DEADLINE..=MAX_DEADLINE * 2 + START_TIMEOUT).contains(&after), "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_asks_on_and_never_reads_is_closed() {
+    let (mut client, ended) = connect(1024);
+    while client.write_all(b"POST /nothing HTTP/1.1\r\nhost: localhost\r\n\r\n").await.is_ok() {}
+    let after = ended.await.unwrap();
+    assert!((MAX_DEADLINE..=MAX_DEADLINE * 2 + START_TIMEOUT).contains(&after), "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_in_order_stays() {
+    let (client, ended) = connect(1 << 20);
+    let mut sender = http2_client(client, 1 << 20).await;
+    // Like Health.Watch: nothing waits for the client here.
+    let _stream = sender.send_request(request("/silence")).await.unwrap();
+    for _ in 0..5 {
+        let answer = sender.send_request(request("/")).await.unwrap();
+        sleep(MAX_DEADLINE * 3).await;
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body.len(), ANSWER_BYTES);
+    }
+    assert!(!ended.is_finished());
+}
