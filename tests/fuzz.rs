@@ -59,7 +59,7 @@ impl World {
 }
 
 fn setting(name: &str, default: u64) -> u64 {
-    env::var(name).map_or(default, |text| text.parse().unwrap())
+    env::var_os(name).map_or(default, |text| text.to_str().unwrap().parse().unwrap())
 }
 
 fn run(kind: &str, salt: u64, one: impl Fn(&World, &mut StdRng, &mut Tally)) {

@@ -52,7 +52,7 @@ pub(super) fn one(world: &World, random: &mut StdRng, tally: &mut Tally) {
     let mut pairs = if once_in(random, 3) {
         other(random, &known)
     } else {
-        of_message(message(random, &known, &World::existing(&before)))
+        of_message(&message(random, &known, &World::existing(&before)))
     };
     if !once_in(random, 30) {
         let sts =
@@ -109,8 +109,8 @@ fn headers(random: &mut StdRng) -> HeaderMap {
 }
 
 /// The message as EC2's clients would send it.
-fn of_message(message: Message) -> Pairs {
-    let (action, value) = match &message {
+fn of_message(message: &Message) -> Pairs {
+    let (action, value) = match message {
         Message::RevokeEgress(request) => {
             ("RevokeSecurityGroupEgress", serde_json::to_value(request))
         }

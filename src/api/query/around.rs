@@ -17,7 +17,7 @@ use crate::{
 /// DescribeVpcs.
 pub async fn describe_vpcs(ask: &Ask<'_>, mut fields: Fields) -> Reply {
     let request = DescribeVpcs {
-        vpc_ids: common::ids(fields.texts("VpcId")?, vpc_id)?,
+        vpc_ids: common::ids(&fields.texts("VpcId")?, vpc_id)?,
         filters: common::filters(&mut fields)?,
         next_token: common::token(&mut fields),
         max_results: fields.number("MaxResults")?,
@@ -107,7 +107,7 @@ pub async fn describe_tags(ask: &Ask<'_>, mut fields: Fields) -> Reply {
 /// DescribeManagedPrefixLists.
 pub async fn describe_prefix_lists(ask: &Ask<'_>, mut fields: Fields) -> Reply {
     let request = DescribePrefixLists {
-        prefix_list_ids: common::ids(fields.texts("PrefixListId")?, prefix_list_id)?,
+        prefix_list_ids: common::ids(&fields.texts("PrefixListId")?, prefix_list_id)?,
         filters: common::filters(&mut fields)?,
         next_token: common::token(&mut fields),
         max_results: fields.number("MaxResults")?,

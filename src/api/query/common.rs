@@ -59,7 +59,7 @@ pub fn required(fields: &mut Fields, name: &str) -> Result<String, Refusal> {
 
 /// Ids to describe.
 pub fn ids<T>(
-    texts: Vec<String>,
+    texts: &[String],
     parse: impl Fn(&str) -> Result<T, Refusal>,
 ) -> Result<Vec<T>, Refusal> {
     if texts.len() > MAX_IDS {
