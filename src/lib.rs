@@ -35,5 +35,6 @@ pub mod rule;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod principal;
 pub mod random;
 pub mod telemetry;

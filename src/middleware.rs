@@ -1,5 +1,5 @@
-//! What every call passes. HTTP level, outermost first: [`observe`], [`deadline`], [`admission`], [`conform`];
-//! authentication and rate limits go between admission and conform. Typed level, below decoding: [`detach`].
+//! What every call passes. HTTP level, outermost first: [`observe`], [`deadline`], [`admission`], [`authenticate`],
+//! [`conform`]. Typed level, below decoding: [`detach`].
 //!
 //! A layer that refuses answers the refusal itself, as a gRPC status, so that the layers outside see an ordinary
 //! response. `server.rs` alone puts them together.
@@ -13,6 +13,7 @@ use crate::{
 };
 
 pub mod admission;
+pub mod authenticate;
 pub mod conform;
 pub mod deadline;
 pub mod detach;

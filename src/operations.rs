@@ -20,6 +20,7 @@ use crate::{
     },
     clock::Clock,
     error::Error,
+    principal::{Peer, Principal},
     rule::{AccountId, Region, Target},
 };
 
@@ -55,6 +56,10 @@ pub struct CallMeta {
     pub region: Option<Region>,
     /// This call's id in the ledger, EC2's audit trail and the answer.
     pub operation_id: Arc<str>,
+    /// Who calls.
+    pub principal: Arc<Principal>,
+    /// The other end of the caller's connection.
+    pub peer: Peer,
     /// How far the call has come; shared with the layers that may have to answer for it.
     pub progress: Arc<Progress>,
 }

@@ -34,6 +34,7 @@ use crate::{
     middleware::{
         HttpRequest, HttpResponse,
         admission::{AdmissionLayer, Gate},
+        authenticate::AuthenticateLayer,
         conform::ConformLayer,
         deadline::DeadlineLayer,
         detach::DetachLayer,
@@ -128,7 +129,8 @@ fn path(routes: Routes, parts: &Parts, gate: &Arc<Gate>) -> Path {
         .layer(DeadlineLayer::new(limits.default_deadline, limits.max_deadline))
         // Before anything that costs.
         .layer(AdmissionLayer::new(gate.clone()))
-        // Authentication, then rate limits, which need the caller, come here.
+        // Before anything is decoded. Rate limits, which need the caller, come right inside it.
+        .layer(AuthenticateLayer::off())
         // Next to tonic, whose own errors it gives our form.
         .layer(ConformLayer)
         .service(routes.prepare());

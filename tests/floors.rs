@@ -39,6 +39,7 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
     ("src/access", 1, &["src/rule", "src/error"]),
     ("src/config", 1, &["src/rule", "src/error"]),
     ("src/error", 1, &["src/rule", "src/backend.rs"]),
+    ("src/principal", 1, &[]),
     ("src/rule", 1, &[]),
     ("src/clock", 1, &[]),
     ("src/random", 1, &[]),

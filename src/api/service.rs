@@ -14,6 +14,7 @@ use super::{
 use crate::{
     error::Error,
     operations::{Call, CallMeta, Outcome, Progress},
+    principal::{Peer, Principal},
     random::Random,
     rule::Violation,
 };
@@ -55,9 +56,14 @@ impl SecurityGroups {
         let Some(info) = request.extensions().get::<CallInfo>().cloned() else {
             return Err(status::encode(Error::internal("no call info in the request"), ""));
         };
+        let Some(principal) = request.extensions().get::<Arc<Principal>>().cloned() else {
+            let error = Error::internal("no principal in the request");
+            return Err(status::encode(error, &info.request_id));
+        };
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
         let ledger_keys = ledger_metadata(&request);
         let answer = match decode(request.into_inner()) {
-            Ok(decoded) => self.call(decoded, &info, ledger_keys, encode).await,
+            Ok(decoded) => self.call(decoded, &info, (principal, peer), ledger_keys, encode).await,
             Err(violations) => Err(Error::invalid(violations)),
         };
         answer.map(Response::new).map_err(|error| status::encode(error, &info.request_id))
@@ -67,6 +73,7 @@ impl SecurityGroups {
         &self,
         Decoded { account, region, command }: Decoded,
         info: &CallInfo,
+        (principal, peer): (Arc<Principal>, Peer),
         ledger_keys: Vec<Violation>,
         encode: fn(Outcome, &str) -> Result<R, Error>,
     ) -> Result<R, Error> {
@@ -80,6 +87,8 @@ impl SecurityGroups {
             account,
             region,
             operation_id: operation_id.clone(),
+            principal,
+            peer,
             progress: info.progress.clone(),
         };
         let outcome = self.typed.clone().oneshot(Call { meta, command }).await?;

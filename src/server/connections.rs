@@ -27,7 +27,7 @@ use super::{
     Path,
     standstill::{Standstill, Watched, WatchedBody},
 };
-use crate::config::Limits;
+use crate::{config::Limits, principal::Peer};
 
 /// How long a client may take for HTTP/2's preface, and for the head of a request over HTTP/1.1. An idle HTTP/1.1
 /// connection gets as long for its next request.
@@ -80,10 +80,11 @@ impl Connections {
         loop {
             let Ok(place) = self.places.clone().acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, address)) => {
                     // Answers are small and whole: waiting to fill a packet only delays them.
                     let _ = stream.set_nodelay(true);
-                    let connection = self.connection(stream);
+                    let peer = Peer { address: Some(address), certificate: None };
+                    let connection = self.connection(stream, peer);
                     self.tasks.spawn(async move {
                         connection.await;
                         drop(place);
@@ -97,7 +98,7 @@ impl Connections {
         }
     }
 
-    fn connection<I>(&self, stream: I) -> impl Future<Output = ()> + Send + 'static
+    fn connection<I>(&self, stream: I, peer: Peer) -> impl Future<Output = ()> + Send + 'static
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -108,7 +109,10 @@ impl Connections {
         async move {
             let io = TokioIo::new(Watched::new(stream, &standstill));
             let path = path
-                .map_request(|request: http::Request<hyper::body::Incoming>| request.map(Body::new))
+                .map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+                    request.extensions_mut().insert(peer.clone());
+                    request.map(Body::new)
+                })
                 .map_response(move |response: http::Response<Body>| {
                     response.map(|body| WatchedBody::new(body, &standstill))
                 });

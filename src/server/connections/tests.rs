@@ -34,7 +34,7 @@ fn connect(buffer: usize) -> (DuplexStream, tokio::task::JoinHandle<Duration>) {
     }));
     let limits = Limits { max_deadline: MAX_DEADLINE, ..Limits::default() };
     let (client, server) = duplex(buffer);
-    let connection = Connections::new(&limits, path).connection(server);
+    let connection = Connections::new(&limits, path).connection(server, Peer::default());
     let started = Instant::now();
     let ended = tokio::spawn(async move {
         // Without a bound a connection that stays would never fail a test: a paused clock has no end.
