@@ -250,8 +250,9 @@ impl Door {
         };
         let action = fields.text("Action").map(|action| excerpt(&action)).unwrap_or_default();
         let version = fields.text("Version").unwrap_or_default();
-        let api = match action.as_str() {
-            "AssumeRole" | "GetCallerIdentity" => Api::Sts,
+        // An error, too, is in the envelope that the client of that API can read.
+        let api = match (action.as_str(), version.as_str()) {
+            ("AssumeRole" | "GetCallerIdentity", _) | (_, STS_VERSION) => Api::Sts,
             _ => Api::Ec2,
         };
         let reply = match Caller::read(headers, &mut fields) {
@@ -276,10 +277,16 @@ impl Door {
             let message = format!("Version {} is not spoken here: {spoken}", excerpt(version));
             return Err(Refusal::new("NoSuchVersion", message).into());
         }
-        match action {
-            "AssumeRole" => return sts::assume_role(self, fields),
-            "GetCallerIdentity" => return sts::get_caller_identity(self, caller, &fields),
-            _ => {}
+        match (api, action) {
+            (Api::Ec2, _) => {}
+            (Api::Sts, "AssumeRole") => return sts::assume_role(self, fields),
+            (Api::Sts, "GetCallerIdentity") => {
+                return sts::get_caller_identity(self, caller, &fields);
+            }
+            (Api::Sts, _) => {
+                let message = format!("Could not find operation {action} for version {version}");
+                return Err(Refusal::new("InvalidAction", message).into());
+            }
         }
         let target = self.sandbox.resolve(caller.account.clone(), caller.region.clone())?;
         let call = CallContext {

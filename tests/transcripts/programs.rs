@@ -110,7 +110,13 @@ impl<S: AsyncRead + Send + Unpin + 'static> Lines<S> {
 /// What a command prints to stdout, then to stderr, and its exit code.
 pub async fn output<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> (String, i32) {
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    command.args(arguments);
+    finish(command).await
+}
+
+/// The same of a command that is ready to start.
+pub async fn finish(mut command: Command) -> (String, i32) {
+    command.stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(START, command.output()).await.expect("an end").unwrap();
     let mut text = String::from_utf8(output.stdout).unwrap();
     text.push_str(&String::from_utf8(output.stderr).unwrap());

@@ -26,7 +26,11 @@ pub async fn describe_vpcs(ask: &Ask<'_>, mut fields: Fields) -> Reply {
     fields.finish()?;
     let Page { items, next_token } =
         ask.sandbox.describe_vpcs(&ask.call, &ask.target, &request).await?;
-    Ok(Answered::page("vpcSet", items.iter().map(|found| vpc("item", found)), next_token))
+    let items = items.iter().map(|found| {
+        let element = vpc("item", found, found.state.as_deref().unwrap_or("available"));
+        if found.ipv6_blocks.is_empty() { element } else { element.with(ipv6_blocks(found)) }
+    });
+    Ok(Answered::page("vpcSet", items, next_token))
 }
 
 /// CreateVpc. Of its ways to an address range: one IPv4 range, and an IPv6 one that Amazon picks.
@@ -44,7 +48,8 @@ pub async fn create_vpc(ask: &Ask<'_>, mut fields: Fields) -> Reply {
         return Err(Refusal::new("UnsupportedOperation", message).into());
     }
     let created = ask.sandbox.create_vpc(&ask.call, &ask.target, &request).await?;
-    Ok(Answered::new([vpc("vpc", &created)]))
+    // It is there at once; EC2's answer to the call that makes it says this all the same, and lists no IPv6 as [].
+    Ok(Answered::new([vpc("vpc", &created, "pending").with(ipv6_blocks(&created))]))
 }
 
 /// DeleteVpc.
@@ -116,7 +121,7 @@ pub async fn describe_prefix_lists(ask: &Ask<'_>, mut fields: Fields) -> Reply {
     fields.finish()?;
     let Page { items, next_token } =
         ask.sandbox.describe_prefix_lists(&ask.call, &ask.target, &request).await?;
-    let items = items.iter().map(|list| prefix_list("item", list));
+    let items = items.iter().map(|list| prefix_list("item", list, "create-complete"));
     Ok(Answered::page("prefixListSet", items, next_token))
 }
 
@@ -152,7 +157,7 @@ pub async fn create_prefix_list(ask: &Ask<'_>, mut fields: Fields) -> Reply {
         return Err(Refusal::new("PrefixListMaxEntriesExceeded", message).into());
     }
     let created = ask.sandbox.create_prefix_list(&ask.call, &ask.target, &request).await?;
-    Ok(Answered::new([prefix_list("prefixList", &created)]))
+    Ok(Answered::new([prefix_list("prefixList", &created, "create-in-progress")]))
 }
 
 /// DescribeNetworkInterfaces: the sandbox has none. Terraform asks before it deletes a group.
@@ -184,44 +189,53 @@ fn prefix_list_id(text: &str) -> Result<PrefixListId, Refusal> {
     })
 }
 
-fn vpc(name: &'static str, vpc: &Arc<Vpc>) -> Element {
-    let state = |name: &'static str| Element::new(name).member("state", "associated");
-    let digits = vpc.id.as_str().trim_start_matches("vpc-");
-    let association =
-        |place: usize| format!("vpc-cidr-assoc-{place:x}{}", digits.get(1..).unwrap_or(digits));
+/// A VPC without its IPv6 ranges. What has no tags has no list of them.
+fn vpc(name: &'static str, vpc: &Arc<Vpc>, state: &str) -> Element {
     let ipv4 = vpc.cidr_block.iter().map(|block| {
         Element::new("item")
-            .member("associationId", association(0))
+            .member("associationId", association(vpc, 0))
             .member("cidrBlock", block)
-            .with(state("cidrBlockState"))
+            .with(Element::new("cidrBlockState").member("state", "associated"))
     });
-    let ipv6 = vpc.ipv6_blocks.iter().enumerate().map(|(place, block)| {
-        Element::new("item")
-            .member("associationId", association(place + 1))
-            .member("ipv6CidrBlock", block)
-            .with(state("ipv6CidrBlockState"))
-    });
-    Element::new(name)
+    let element = Element::new(name)
         .member("vpcId", &vpc.id)
         .member("ownerId", &vpc.home.account)
-        .member("state", vpc.state.as_deref().unwrap_or("available"))
+        .member("state", state)
         .maybe("cidrBlock", vpc.cidr_block.as_ref())
         .list("cidrBlockAssociationSet", ipv4)
-        .list("ipv6CidrBlockAssociationSet", ipv6)
         .member("instanceTenancy", "default")
-        .member("isDefault", vpc.is_default)
-        .with(common::tag_set(&vpc.tags))
+        .member("isDefault", vpc.is_default);
+    if vpc.tags.is_empty() { element } else { element.with(common::tag_set(&vpc.tags)) }
 }
 
-fn prefix_list(name: &'static str, list: &Arc<PrefixList>) -> Element {
+fn ipv6_blocks(vpc: &Arc<Vpc>) -> Element {
+    let blocks = vpc.ipv6_blocks.iter().enumerate().map(|(place, block)| {
+        Element::new("item")
+            .member("associationId", association(vpc, place + 1))
+            .member("ipv6CidrBlock", block)
+            .with(Element::new("ipv6CidrBlockState").member("state", "associated"))
+            .member("networkBorderGroup", &vpc.home.region)
+            .member("ipv6Pool", "Amazon")
+    });
+    Element::items("ipv6CidrBlockAssociationSet", blocks)
+}
+
+/// The id that ties a range to its VPC: made of the VPC's own.
+fn association(vpc: &Arc<Vpc>, place: usize) -> String {
+    let digits = vpc.id.as_str().trim_start_matches("vpc-");
+    format!("vpc-cidr-assoc-{place:x}{}", digits.get(1..).unwrap_or(digits))
+}
+
+/// Of lists that AWS owns it shows no version.
+fn prefix_list(name: &'static str, list: &Arc<PrefixList>, state: &str) -> Element {
     Element::new(name)
         .member("prefixListId", &list.id)
         .maybe("addressFamily", list.address_family.as_ref())
-        .member("state", "create-complete")
+        .member("state", state)
         .member("prefixListArn", list.arn())
         .maybe("prefixListName", list.name.as_ref())
         .maybe("maxEntries", list.max_entries)
-        .member("version", 1)
+        .maybe("version", list.owner.as_ref().map(|_| 1))
         .with(common::tag_set(&list.tags))
         .member("ownerId", list.owner.as_ref().map_or("AWS", |owner| owner.as_str()))
 }

@@ -117,18 +117,35 @@ fn account_of(key_id: &str) -> Option<AccountId> {
 
 /// Credentials for a session of a role in an account.
 pub fn issue(account: &AccountId, role: &str, session: &str, random: &dyn Random) -> Credentials {
+    let mut secret = random.bits().to_be_bytes().to_vec();
+    secret.extend(random.bits().to_be_bytes());
+    // 30 bytes are the 40 characters that AWS's secrets have.
+    secret.truncate(30);
+    Credentials {
+        key_id: unique_id("ASIA", account, random.bits()),
+        secret: BASE64_STANDARD.encode(secret),
+        token: BASE64_STANDARD.encode(format!("{TOKEN_MARK}{role} {session}")),
+    }
+}
+
+/// The id of a user (AIDA) or role (AROA) in an account. One name always has one id.
+pub fn id_of(kind: &str, account: &AccountId, name: &str) -> String {
+    // FNV-1a: the same in every version, unlike the standard library's hash.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    unique_id(kind, account, hash.into())
+}
+
+/// An id as AWS writes it: four letters for the kind, then one bit, the account and 39 more bits in base 32.
+fn unique_id(kind: &str, account: &AccountId, bits: u128) -> String {
     let account: u128 = account.as_str().parse().unwrap_or_default();
-    let noise = random.bits() & 0x7f_ffff_ffff;
-    let bits = 1 << 79 | account << 39 | noise;
+    let bits = 1 << 79 | account << 39 | bits & 0x7f_ffff_ffff;
     let digits = (0..16).rev().filter_map(|place| {
         let value = usize::try_from(bits >> (place * 5) & 31).ok()?;
         ALPHABET.get(value).map(|letter| char::from(*letter))
     });
-    Credentials {
-        key_id: format!("ASIA{}", digits.collect::<String>()),
-        secret: BASE64_STANDARD.encode(random.bits().to_be_bytes()),
-        token: BASE64_STANDARD.encode(format!("{TOKEN_MARK}{role} {session}")),
-    }
+    kind.chars().chain(digits).collect()
 }
 
 fn session_of(token: &str) -> Option<(String, String)> {
@@ -186,13 +203,24 @@ mod tests {
             let account = AccountId::new(account);
             let random = SeededRandom::new(7);
             let issued = issue(&account, "arn:aws:iam::1:role/a", "me", &random);
-            assert_eq!(issued.key_id.len(), 20);
+            assert_eq!((issued.key_id.len(), issued.secret.len()), (20, 40));
             assert_eq!(account_of(&issued.key_id), Some(account));
             let session = session_of(&issued.token);
             assert_eq!(session, Some(("arn:aws:iam::1:role/a".to_owned(), "me".to_owned())));
         }
         assert_eq!(session_of("AAAA"), None);
         assert_eq!(session_of(&"A".repeat(MAX_TOKEN + 4)), None);
+    }
+
+    #[test]
+    fn a_name_always_has_one_id_and_others_have_others() {
+        let account = AccountId::new("123456789012");
+        let id = id_of("AROA", &account, "arn:aws:iam::123456789012:role/a");
+        assert_eq!(id, id_of("AROA", &account, "arn:aws:iam::123456789012:role/a"));
+        assert_ne!(id, id_of("AROA", &account, "arn:aws:iam::123456789012:role/b"));
+        assert_ne!(id, id_of("AROA", &AccountId::new("210987654321"), "role/a"));
+        assert!(id.len() == 20 && id.starts_with("AROA"), "{id}");
+        assert_eq!(account_of(&id.replacen("AROA", "AKIA", 1)), Some(account));
     }
 
     #[test]

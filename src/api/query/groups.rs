@@ -116,7 +116,7 @@ async fn authorize(ask: &Ask<'_>, request: decode::Result) -> Reply {
         ask.sandbox.authorize(&ask.call, &ask.target, &request).await?;
     let body = vec![
         Element::text("return", return_value.unwrap_or_default()),
-        Element::items("securityGroupRuleSet", rules.iter().map(owned_rule)),
+        Element::items("securityGroupRuleSet", rules.iter().map(new_rule)),
     ];
     Ok(Answered { request_id, body })
 }
@@ -201,7 +201,9 @@ pub async fn describe_rules(ask: &Ask<'_>, mut fields: Fields) -> Reply {
     let request: DescribeRules = request;
     let Page { items, next_token } =
         ask.sandbox.describe_rules(&ask.call, &ask.target, &request).await?;
-    Ok(Answered::page("securityGroupRuleSet", items.iter().map(owned_rule), next_token))
+    let items =
+        items.iter().map(|owned| owned_rule(owned, Some(common::tag_set(owned.rule.tags()))));
+    Ok(Answered::page("securityGroupRuleSet", items, next_token))
 }
 
 /// The command, or the first thing that is wrong: EC2 names one.
@@ -316,7 +318,13 @@ fn revoked_rule(rule: &RevokedRule) -> Element {
         .maybe("description", rule.description.as_ref())
 }
 
-fn owned_rule(owned: &OwnedRule) -> Element {
+/// A rule that was just authorized. Where a describe has an empty list of tags, this has none.
+fn new_rule(owned: &OwnedRule) -> Element {
+    let tags = owned.rule.tags();
+    owned_rule(owned, (!tags.is_empty()).then(|| common::tag_set(tags)))
+}
+
+fn owned_rule(owned: &OwnedRule, tags: Option<Element>) -> Element {
     let rule = &owned.rule;
     let element = Element::new("item")
         .member("securityGroupRuleId", &rule.id)
@@ -332,10 +340,12 @@ fn owned_rule(owned: &OwnedRule) -> Element {
         Peer::PrefixList(id) => element.member("prefixListId", id),
         Peer::Group(peer) => element.with(referenced_group(peer)),
     };
-    element
-        .maybe("description", rule.description.as_ref())
-        .with(common::tag_set(rule.tags()))
-        .maybe("securityGroupRuleArn", owned.arn.as_ref())
+    let element = element.maybe("description", rule.description.as_ref());
+    let element = match tags {
+        Some(tags) => element.with(tags),
+        None => element,
+    };
+    element.maybe("securityGroupRuleArn", owned.arn.as_ref())
 }
 
 fn referenced_group(peer: &GroupPeer) -> Element {

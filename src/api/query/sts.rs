@@ -19,8 +19,14 @@ pub fn get_caller_identity(door: &Door, caller: &Caller, fields: &Fields) -> Rep
     let account = account(door, caller.account.clone())?;
     let key_id = caller.key_id.as_deref().unwrap_or("anonymous");
     let (arn, user_id) = match &caller.session {
-        Some((role, session)) => (assumed(role, &account, session), format!("{key_id}:{session}")),
-        None => (format!("arn:aws:iam::{account}:user/sandbox"), key_id.to_owned()),
+        Some((role, session)) => (
+            assumed(role, &account, session),
+            format!("{}:{session}", caller::id_of("AROA", &account, role)),
+        ),
+        None => (
+            format!("arn:aws:iam::{account}:user/sandbox"),
+            caller::id_of("AIDA", &account, key_id),
+        ),
     };
     Ok(Answered::new([
         Element::text("Arn", arn),
@@ -78,7 +84,7 @@ pub fn assume_role(door: &Door, mut fields: Fields) -> Reply {
         .member("SessionToken", &issued.token)
         .member("Expiration", super::timestamp(ends));
     let user = Element::new("AssumedRoleUser")
-        .member("AssumedRoleId", format!("{}:{session}", issued.key_id))
+        .member("AssumedRoleId", format!("{}:{session}", caller::id_of("AROA", &owner, &role)))
         .member("Arn", assumed(&role, &owner, &session));
     Ok(Answered::new([credentials, user]))
 }
