@@ -11,13 +11,16 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited, StreamBody, combinators::BoxBody};
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt, Limited, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
     server::conn::http1,
@@ -112,6 +115,13 @@ type Body = BoxBody<Bytes, BrokenOff>;
 #[derive(Clone, Copy, Debug)]
 pub struct BrokenOff;
 
+/// The first half of a body.
+struct Half {
+    half: Option<Bytes>,
+    /// Whether hyper had the time to write it.
+    out: bool,
+}
+
 /// Serves on `listener` until `shutdown` resolves. Requests under way are cut then.
 pub async fn serve(listener: TcpListener, door: Arc<Door>, shutdown: impl Future<Output = ()>) {
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -173,14 +183,17 @@ impl Door {
         let form = match head.method {
             Method::GET => Bytes::copy_from_slice(head.uri.query().unwrap_or_default().as_bytes()),
             Method::POST => {
+                let too_large = || {
+                    let message = format!("The request is not whole, or over {MAX_BODY} bytes.");
+                    refuse(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", &message)
+                };
+                // Nobody waits for what is going to be refused.
+                if body.size_hint().lower() > MAX_BODY as u64 {
+                    return too_large();
+                }
                 match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
                     Ok(Ok(body)) => body.to_bytes(),
-                    Ok(Err(_)) => {
-                        let message =
-                            format!("The request is not whole, or over {MAX_BODY} bytes.");
-                        let status = StatusCode::PAYLOAD_TOO_LARGE;
-                        return refuse(status, "RequestEntityTooLarge", &message);
-                    }
+                    Ok(Err(_)) => return too_large(),
                     Err(_) => {
                         let message = "The request did not arrive in time.";
                         return refuse(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message);
@@ -439,8 +452,7 @@ fn whole(status: StatusCode, text: Vec<u8>) -> Response<Body> {
 fn broken_off(text: Vec<u8>) -> Response<Body> {
     let length = text.len();
     let half = Bytes::from(text).slice(..length / 2);
-    let frames = [Ok(Frame::data(half)), Err(BrokenOff)];
-    let mut response = respond(StatusCode::OK, StreamBody::new(tokio_stream::iter(frames)).boxed());
+    let mut response = respond(StatusCode::OK, Half { half: Some(half), out: false }.boxed());
     response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     response
 }
@@ -460,6 +472,27 @@ fn identified(mut response: Response<Body>, request_id: &str) -> Response<Body> 
     response
 }
 
+impl HttpBody for Half {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if let Some(half) = self.half.take() {
+            return Poll::Ready(Some(Ok(Frame::data(half))));
+        }
+        // hyper writes what it has when there is no more for the moment, and throws it away at an error.
+        if !self.out {
+            self.out = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Err(BrokenOff)))
+    }
+}
+
 impl fmt::Display for BrokenOff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the answer is lost by a fault")
@@ -467,3 +500,6 @@ impl fmt::Display for BrokenOff {
 }
 
 impl std::error::Error for BrokenOff {}
+
+#[cfg(test)]
+mod tests;
