@@ -21,6 +21,7 @@ const START: Duration = Duration::from_secs(60);
 pub struct Program {
     pub address: String,
     /// The sandbox's EC2 door, if it was opened.
+    #[allow(dead_code, reason = "not every test that starts programs asks there")]
     pub ec2_door: Option<String>,
     _process: Child,
 }
