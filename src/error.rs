@@ -255,6 +255,16 @@ impl Error {
         }
     }
 
+    /// The caller's time is over. `operation_id`: of the change, if it was sent.
+    pub fn deadline_passed(operation_id: Option<Arc<str>>) -> Self {
+        let message = if operation_id.is_some() {
+            "the deadline passed after the change was sent to EC2; it goes on without an answer"
+        } else {
+            "the deadline passed; nothing was sent"
+        };
+        Self { operation_id, ..Self::new(Reason::DeadlineExceeded, message) }
+    }
+
     /// A fault of ours. The caller learns nothing but the request id.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self {

@@ -188,9 +188,14 @@ impl Work<'_> {
 
     /// Names the operation in an error of a mutation that was sent.
     pub(crate) fn sent_error(&self, error: BackendError, resource: &str) -> Error {
-        let mut error = Error::from_backend(error, resource);
-        error.operation_id = self.meta.progress.sent_operation();
-        error
+        // The backend's own bound is the deadline, too: which of the two notices first is chance, what is said is not.
+        let late = matches!(error, BackendError::OutcomeUnknown(_))
+            && Instant::now() >= self.meta.deadline;
+        let operation_id = self.meta.progress.sent_operation();
+        if late {
+            return Error::deadline_passed(operation_id);
+        }
+        Error { operation_id, ..Error::from_backend(error, resource) }
     }
 }
 

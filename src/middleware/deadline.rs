@@ -16,11 +16,7 @@ use tokio::time::{Instant, Sleep};
 use tower::{Layer, Service};
 
 use super::{HttpRequest, HttpResponse, refuse};
-use crate::{
-    api::service::CallInfo,
-    error::{Error, Reason},
-    rule::Violation,
-};
+use crate::{api::service::CallInfo, error::Error, rule::Violation};
 
 /// Bounds calls.
 #[derive(Clone, Copy, Debug)]
@@ -177,13 +173,7 @@ where
 /// What is said when the deadline passed. From here on, what was not sent never will be.
 fn passed(info: &CallInfo) -> Error {
     info.progress.abandon();
-    let operation_id = info.progress.sent_operation();
-    let message = if operation_id.is_some() {
-        "the deadline passed after the change was sent to EC2; it goes on without an answer"
-    } else {
-        "the deadline passed; nothing was sent"
-    };
-    Error { operation_id, ..Error::new(Reason::DeadlineExceeded, message) }
+    Error::deadline_passed(info.progress.sent_operation())
 }
 
 #[cfg(test)]

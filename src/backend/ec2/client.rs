@@ -163,7 +163,8 @@ impl Intercept for Progress {
         _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
-        if !response.status().is_success() {
+        // An answer that broke off is an error already, and one that the SDK tries a read again for.
+        if !response.status().is_success() || context.output_or_error().is_err() {
             return Ok(());
         }
         let body = response.body().bytes().ok_or("the answer was not read")?;
