@@ -8,6 +8,7 @@ import subprocess
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from wire import Wire
 
 WEB, DB, LEGACY = "sg-000000000000000a1", "sg-000000000000000a2", "sg-000000000000000d1"
@@ -353,7 +354,7 @@ def a_lost_answer_of_a_change():
     inject('{"Kind": "FAULT_KIND_LOSE_ANSWER", "Action": "AuthorizeSecurityGroupEgress"}')
     try:
         client.authorize_security_group_egress(GroupId=group, IpPermissions=[change])
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         print(type(error).__name__)
     print(refused(client.authorize_security_group_egress, GroupId=group, IpPermissions=[change]))
 

@@ -37,6 +37,9 @@ class Wire:
         session.events.register("before-parse.*.*", self.check)
 
     def check(self, operation_model, response_dict, **_):
+        # An answer that broke off is botocore's to judge.
+        if len(response_dict["body"]) < int(response_dict["headers"]["content-length"]):
+            return
         service = operation_model.service_model.service_name
         root = ElementTree.fromstring(response_dict["body"])
         if response_dict["status_code"] >= 300:
