@@ -152,7 +152,7 @@ fn unknown(code: Code, reason: &str) -> Told {
 async fn each_fault_of_a_revoke_ends_in_its_status_and_the_effect_log_agrees() {
     let mut world = World::start().await;
     let delay = |seconds| {
-        let delay = Duration::from_secs(seconds).try_into().ok();
+        let delay = Some(Duration::from_secs(seconds).into());
         Fault { delay, ..fault(FaultKind::Delay, REVOKE) }
     };
     let in_doubt = || unknown(Code::Unknown, "OUTCOME_UNKNOWN");
