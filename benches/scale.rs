@@ -6,6 +6,7 @@
 use std::{fmt::Write as _, sync::Arc, time::Duration, time::Instant};
 
 use portcullis::{
+    access::Access,
     api::proto::v1::{self, security_group_service_client::SecurityGroupServiceClient},
     backend::sandbox::Sandbox,
     clock::SystemClock,
@@ -81,6 +82,7 @@ async fn serve(sandbox: Sandbox) -> SecurityGroupServiceClient<tonic::transport:
         limits,
         backend: sandbox.clone(),
         sandbox: None,
+        access: Arc::new(Access::allow_all()),
         clock: Arc::new(SystemClock),
         random: Arc::new(SeededRandom::new(2)),
     };

@@ -16,6 +16,7 @@ pub mod banner;
 pub mod client;
 mod connect;
 pub mod health;
+pub mod policy;
 
 const AFTER_HELP: &str = "\
 Each setting is taken from its flag, else its environment variable, else the file, else its default.
@@ -35,9 +36,10 @@ Examples:
 Exit codes:
   0   after a drain (SIGTERM or SIGINT starts it), or the command did what it should
   1   cannot start; calls were still in work at the end of drain_timeout_ms or at a second signal;
-      health: not SERVING; revoke-egress, authorize-egress, describe-rules, describe-groups: refused,
-      or something was unknown
-  2   these four: nobody can tell; no server or no answer in time, or EC2's was lost
+      health: not SERVING; policy check: something is wrong; policy explain: denied;
+      revoke-egress, authorize-egress, describe-rules, describe-groups: refused, or something was
+      unknown
+  2   the last four: nobody can tell; no server or no answer in time, or EC2's was lost
   64  the configuration or the command line is wrong";
 
 /// What to do.
@@ -49,6 +51,8 @@ pub enum Command {
     CheckConfig(CheckConfig),
     /// Ask a server for its health.
     Health(health::Health),
+    /// Work on policies.
+    Policy(policy::Policy),
     /// Call a server.
     Client(client::Client),
 }
@@ -61,6 +65,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::
         Some(Sub::Serve(settings)) => Command::Serve(settings),
         Some(Sub::CheckConfig(check)) => Command::CheckConfig(check),
         Some(Sub::Health(health)) => Command::Health(health),
+        Some(Sub::Policy(policy)) => Command::Policy(policy),
         Some(Sub::Client(client)) => Command::Client(client),
     })
 }
@@ -84,6 +89,8 @@ enum Sub {
     CheckConfig(CheckConfig),
     /// Ask a running server for its health
     Health(health::Health),
+    /// Check policies, and say who may do what by them
+    Policy(policy::Policy),
     #[command(flatten)]
     Client(client::Client),
 }

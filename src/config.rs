@@ -37,6 +37,8 @@ pub struct Config {
     pub default_account: Option<AccountId>,
     /// The Region of a call that names none.
     pub default_region: Option<Region>,
+    /// Who may do what. None: everything is allowed.
+    pub policies: Option<PolicyConfig>,
     /// What bounds calls and connections.
     pub limits: Limits,
     /// The log.
@@ -91,6 +93,15 @@ pub struct TargetConfig {
     pub role_arn: Option<String>,
     /// What the role's trust policy asks for.
     pub external_id: Option<Secret>,
+}
+
+/// Where the policies are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// The folder. It exists.
+    pub dir: PathBuf,
+    /// Whether they only report.
+    pub report_only: bool,
 }
 
 /// What bounds calls and connections.
@@ -243,6 +254,7 @@ impl Config {
             backend: BackendConfig::read(&mut reader),
             default_account: reader.account("default_account_id"),
             default_region: reader.region("default_region"),
+            policies: PolicyConfig::read(&mut reader),
             limits: Limits::read(&mut reader),
             log: LogConfig::read(&mut reader),
             settings: Vec::new(),
@@ -290,6 +302,19 @@ impl Ec2Config {
         };
         reader.check_order("ec2_connect_timeout_ms", "ec2_attempt_timeout_ms");
         config
+    }
+}
+
+impl PolicyConfig {
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let dir = reader.folder("policy_dir");
+        let report_only = reader.word("policy_mode") == "report-only";
+        if dir.is_none() && reader.is_given("policy_mode") {
+            let message = "says what becomes of the policies' decisions, and there are no \
+                           policies: set policy_dir";
+            reader.complain("policy_mode", message.to_owned());
+        }
+        Some(Self { dir: dir?, report_only })
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
 #[allow(missing_docs, reason = "each is documented by its name on the wire and in docs/errors.md")]
 pub enum Reason {
     InvalidRequest,
+    AccessDenied,
     TargetNotConfigured,
     InvalidGroupNotFound,
     InvalidSecurityGroupRuleIdNotFound,
@@ -61,6 +62,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "INVALID_REQUEST",
+            Self::AccessDenied => "ACCESS_DENIED",
             Self::TargetNotConfigured => "TARGET_NOT_CONFIGURED",
             Self::InvalidGroupNotFound => "INVALID_GROUP_NOT_FOUND",
             Self::InvalidSecurityGroupRuleIdNotFound => "INVALID_SECURITY_GROUP_RULE_ID_NOT_FOUND",
@@ -99,7 +101,7 @@ impl Reason {
             | Self::DependencyViolation
             | Self::CannotDelete
             | Self::Ec2Rejected => Code::FailedPrecondition,
-            Self::Ec2UnauthorizedOperation => Code::PermissionDenied,
+            Self::AccessDenied | Self::Ec2UnauthorizedOperation => Code::PermissionDenied,
             Self::Ec2RequestLimitExceeded | Self::RequestTooLarge => Code::ResourceExhausted,
             Self::Ec2CredentialsUnavailable
             | Self::Ec2Unavailable
@@ -121,6 +123,7 @@ impl Reason {
             Self::Overloaded => Some(Duration::from_millis(100)),
             Self::Draining => Some(Duration::from_millis(50)),
             Self::InvalidRequest
+            | Self::AccessDenied
             | Self::TargetNotConfigured
             | Self::InvalidGroupNotFound
             | Self::InvalidSecurityGroupRuleIdNotFound

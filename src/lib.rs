@@ -32,6 +32,7 @@ pub mod backend;
 
 pub mod rule;
 
+pub mod access;
 pub mod clock;
 pub mod config;
 pub mod error;

@@ -11,8 +11,9 @@ use std::{
 #[cfg(feature = "ec2")]
 use portcullis::config::TargetConfig;
 use portcullis::{
+    access::{Access, Mode},
     admin,
-    api::query,
+    api::{methods, query},
     backend::{Backend, sandbox::Sandbox},
     cli::{
         self, Command, Settings,
@@ -20,7 +21,9 @@ use portcullis::{
         client::{Client, Screen},
     },
     clock::{Clock, SystemClock},
-    config::{self, BackendConfig, Complaint, Config, Ec2Config, LogFormat, SandboxConfig},
+    config::{
+        self, BackendConfig, Complaint, Config, Ec2Config, LogFormat, PolicyConfig, SandboxConfig,
+    },
     random::{Random, SystemRandom},
     rule::Target,
     server::{self, ServerStatus},
@@ -48,6 +51,13 @@ fn main() -> ExitCode {
         Ok(Command::CheckConfig(check)) if check.reference => print(&config::reference()),
         Ok(Command::CheckConfig(check)) => check_config(check.settings),
         Ok(Command::Health(health)) => run(ask_health(health)),
+        Ok(Command::Policy(policy)) => match policy.run() {
+            Ok(said) => {
+                print(&said.text);
+                if said.good { OK } else { FAILED }
+            }
+            Err(error) => complain(&error, USAGE),
+        },
         Ok(Command::Client(client)) => run(ask(client)),
         Err(error) => {
             // If nobody reads it there is nobody to tell.
@@ -193,7 +203,21 @@ async fn open(config: &Config) -> Result<server::Parts, String> {
         }
         BackendConfig::Ec2(ec2) => (open_ec2(config, ec2).await?, None),
     };
-    Ok(server::Parts { limits: config.limits.clone(), backend, sandbox, clock, random })
+    let access = Arc::new(open_access(config)?);
+    Ok(server::Parts { limits: config.limits.clone(), backend, sandbox, access, clock, random })
+}
+
+/// The policies, if there are any.
+fn open_access(config: &Config) -> Result<Access, String> {
+    methods::check()?;
+    let Some(PolicyConfig { dir, report_only }) = &config.policies else {
+        return Ok(Access::allow_all());
+    };
+    let mode = if *report_only { Mode::ReportOnly } else { Mode::Enforce };
+    Access::open(dir, mode).map_err(|faults| {
+        let lines = faults.iter().map(|fault| format!("\n  {fault}"));
+        format!("the policies in {} are wrong:{}", dir.display(), lines.collect::<String>())
+    })
 }
 
 /// The sandbox with the state of the configured files, or the sample.

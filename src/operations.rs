@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use crate::{
+    access::{Access, Action},
     backend::{
         Authorized, Backend, BackendError, CallContext, Created, Deleted, DescribeGroups,
         DescribeRules, GroupImage, OwnedRule, Page, Refusal,
@@ -25,7 +26,10 @@ use crate::{
 };
 
 pub mod authorize;
+mod decide;
 pub mod groups;
+mod names;
+mod pages;
 pub mod revoke;
 mod warn;
 
@@ -113,12 +117,14 @@ pub type Reply = Pin<Box<dyn Future<Output = Result<Outcome, Error>> + Send>>;
 #[derive(Clone, Debug)]
 pub struct Operations {
     backend: Arc<dyn Backend>,
+    access: Arc<Access>,
     clock: Arc<dyn Clock>,
 }
 
 /// What a use case works with.
 pub(crate) struct Work<'a> {
     pub(crate) backend: &'a dyn Backend,
+    pub(crate) access: &'a Access,
     pub(crate) clock: &'a dyn Clock,
     pub(crate) meta: &'a CallMeta,
     pub(crate) context: CallContext,
@@ -128,9 +134,9 @@ pub(crate) struct Work<'a> {
 // === impl Operations ===
 
 impl Operations {
-    /// Works on `backend`.
-    pub fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>) -> Self {
-        Self { backend, clock }
+    /// Works on `backend`, as far as `access` allows.
+    pub fn new(backend: Arc<dyn Backend>, access: Arc<Access>, clock: Arc<dyn Clock>) -> Self {
+        Self { backend, access, clock }
     }
 
     async fn run(self, call: Call) -> Result<Outcome, Error> {
@@ -143,18 +149,20 @@ impl Operations {
             CallContext { deadline: meta.deadline, operation_id: meta.operation_id.to_string() };
         let work = Work {
             backend: self.backend.as_ref(),
+            access: self.access.as_ref(),
             clock: self.clock.as_ref(),
             meta: &meta,
             context,
             target,
         };
+        work.check_target(Action::Access, false)?;
         match command {
-            Command::Revoke(request) => revoke::run(&work, &request).await,
+            Command::Revoke(request) => revoke::run(&work, request).await,
             Command::Authorize(request) => authorize::run(&work, request).await,
             Command::DescribeGroups(request) => groups::describe_groups(&work, &request).await,
             Command::DescribeRules(request) => groups::describe_rules(&work, &request).await,
             Command::Create(request) => groups::create(&work, request).await,
-            Command::Delete(request) => groups::delete(&work, &request).await,
+            Command::Delete(request) => groups::delete(&work, request).await,
         }
     }
 }

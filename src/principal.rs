@@ -83,6 +83,17 @@ impl Principal {
     pub fn id(&self) -> String {
         format!("{}:{}:{}", self.method.as_str(), escaped(&self.issuer), escaped(&self.subject))
     }
+
+    /// Reads what [`Self::id`] writes. Without groups, which are not part of it.
+    pub fn parse_id(id: &str) -> Option<Self> {
+        let mut parts = id.split(':');
+        let method = parts.next()?;
+        let all = [Method::Mtls, Method::Jwt, Method::Token, Method::Local];
+        let method = all.into_iter().find(|known| known.as_str() == method)?;
+        let (issuer, subject) = (unescaped(parts.next()?)?, unescaped(parts.next()?)?);
+        let whole = parts.next().is_none() && !subject.is_empty();
+        whole.then(|| Self { method, issuer, subject, groups: Vec::new() })
+    }
 }
 
 impl fmt::Display for Principal {
@@ -106,6 +117,21 @@ fn escaped(part: &str) -> String {
     text
 }
 
+fn unescaped(part: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit =
+            |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        bytes.push(digit(rest.next()?)? << 4 | digit(rest.next()?)?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,5 +148,21 @@ mod tests {
         assert_ne!(id("a:b", "c"), id("a", "b:c"));
         assert_ne!(id("a%3Ab", "c"), id("a:b", "c"));
         assert_eq!(id("", "a\nb c\u{85}"), "local::a%0Ab%20c%C2%85");
+    }
+
+    #[test]
+    fn an_id_is_read_as_it_is_written() {
+        for (issuer, subject) in
+            [("https://a:1/%", "system:serviceaccount:x:y"), ("", "a\nb\u{85}")]
+        {
+            let principal =
+                Principal { issuer: issuer.into(), subject: subject.into(), ..Principal::local() };
+            assert_eq!(Principal::parse_id(&principal.id()), Some(principal));
+        }
+        for bad in
+            ["", "jwt", "jwt:a", "jwt:a:", "jwt:https://a:b", "x:a:b", "jwt:a:%4", "jwt:a:%ff"]
+        {
+            assert_eq!(Principal::parse_id(bad), None, "{bad}");
+        }
     }
 }

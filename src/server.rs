@@ -18,6 +18,7 @@ use tonic::{codec::CompressionEncoding, service::Routes};
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
+    access::Access,
     api::{
         health::Health,
         proto::{
@@ -61,6 +62,8 @@ pub struct Parts {
     pub backend: Arc<dyn Backend>,
     /// The sandbox, if it is the backend: its own service is offered then.
     pub sandbox: Option<Arc<Sandbox>>,
+    /// Who may do what.
+    pub access: Arc<Access>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids.
@@ -146,7 +149,7 @@ fn typed(parts: &Parts, operations: &TaskTracker) -> Typed {
         // A mutation that was sent is finished, whatever becomes of its caller.
         .layer(DetachLayer::new(operations.clone()))
         // Idempotency, turns and pacing come here.
-        .service(Operations::new(parts.backend.clone(), parts.clock.clone()));
+        .service(Operations::new(parts.backend.clone(), parts.access.clone(), parts.clock.clone()));
     BoxCloneSyncService::new(typed)
 }
 
@@ -167,7 +170,7 @@ async fn routes(parts: &Parts, operations: &TaskTracker) -> (Routes, Health) {
     if let Some(sandbox) = &parts.sandbox {
         names.push(sandbox_service_server::SERVICE_NAME);
         routes = routes.add_service(
-            SandboxServiceServer::new(SandboxFace::new(sandbox.clone()))
+            SandboxServiceServer::new(SandboxFace::new(sandbox.clone(), parts.access.clone()))
                 .max_decoding_message_size(MAX_SANDBOX_REQUEST_BYTES)
                 .accept_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Zstd),

@@ -13,16 +13,42 @@ use super::{
     service::CallInfo,
     status,
 };
-use crate::{backend::sandbox::Sandbox, error::Error, rule::Violation};
+use crate::{
+    access::{Access, Action, Caller, Circumstances, Resource},
+    backend::sandbox::Sandbox,
+    error::Error,
+    principal::{Peer, Principal},
+    rule::Violation,
+};
 
 /// The service over a sandbox.
 #[derive(Clone, Debug)]
-pub struct SandboxFace(Arc<Sandbox>);
+pub struct SandboxFace {
+    sandbox: Arc<Sandbox>,
+    access: Arc<Access>,
+}
 
 impl SandboxFace {
-    /// Works on `sandbox`.
-    pub fn new(sandbox: Arc<Sandbox>) -> Self {
-        Self(sandbox)
+    /// Works on `sandbox`, as far as `access` allows.
+    pub fn new(sandbox: Arc<Sandbox>, access: Arc<Access>) -> Self {
+        Self { sandbox, access }
+    }
+
+    /// The sandbox, if this caller may do that to it.
+    fn open<Q>(&self, request: &Request<Q>, action: Action) -> Result<&Sandbox, Status> {
+        let info = request.extensions().get::<CallInfo>();
+        let request_id = info.map(|info| info.request_id.as_ref()).unwrap_or_default();
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let allowed = match request.extensions().get::<Arc<Principal>>() {
+            Some(principal) => {
+                let caller = Caller { principal, peer: &peer, request_id };
+                let circumstances = Circumstances::default();
+                self.access.check(caller, action, Resource::Sandbox, circumstances)
+            }
+            None => Err(Error::internal("no principal in the request")),
+        };
+        allowed.map_err(|error| status::encode(error, request_id))?;
+        Ok(&self.sandbox)
     }
 }
 
@@ -46,10 +72,11 @@ impl SandboxService for SandboxFace {
         &self,
         request: Request<LoadStateRequest>,
     ) -> Result<Response<LoadStateResponse>, Status> {
+        let sandbox = self.open(&request, Action::LoadState)?;
         let invalid = invalid(&request);
         let LoadStateRequest { state, replace } = request.into_inner();
         let loaded = match state {
-            Some(state) => self.0.load_state(state, replace),
+            Some(state) => sandbox.load_state(state, replace),
             None => Err(required("state")),
         };
         loaded.map(|warnings| Response::new(LoadStateResponse { warnings })).map_err(invalid)
@@ -59,20 +86,26 @@ impl SandboxService for SandboxFace {
         &self,
         request: Request<GetStateRequest>,
     ) -> Result<Response<GetStateResponse>, Status> {
-        Ok(Response::new(self.0.get_state(request.into_inner().include_effects)))
+        let sandbox = self.open(&request, Action::GetState)?;
+        Ok(Response::new(sandbox.get_state(request.into_inner().include_effects)))
     }
 
-    async fn reset(&self, _: Request<ResetRequest>) -> Result<Response<ResetResponse>, Status> {
-        Ok(Response::new(ResetResponse { incarnation: self.0.reset() }))
+    async fn reset(
+        &self,
+        request: Request<ResetRequest>,
+    ) -> Result<Response<ResetResponse>, Status> {
+        let sandbox = self.open(&request, Action::Reset)?;
+        Ok(Response::new(ResetResponse { incarnation: sandbox.reset() }))
     }
 
     async fn inject_fault(
         &self,
         request: Request<InjectFaultRequest>,
     ) -> Result<Response<InjectFaultResponse>, Status> {
+        let sandbox = self.open(&request, Action::InjectFault)?;
         let invalid = invalid(&request);
         let injected = match request.into_inner().fault {
-            Some(fault) => self.0.inject_fault(fault),
+            Some(fault) => sandbox.inject_fault(fault),
             None => Err(required("fault")),
         };
         injected.map(|waiting| Response::new(InjectFaultResponse { waiting })).map_err(invalid)
@@ -80,8 +113,9 @@ impl SandboxService for SandboxFace {
 
     async fn clear_faults(
         &self,
-        _: Request<ClearFaultsRequest>,
+        request: Request<ClearFaultsRequest>,
     ) -> Result<Response<ClearFaultsResponse>, Status> {
-        Ok(Response::new(ClearFaultsResponse { cleared: self.0.clear_faults() }))
+        let sandbox = self.open(&request, Action::ClearFaults)?;
+        Ok(Response::new(ClearFaultsResponse { cleared: sandbox.clear_faults() }))
     }
 }

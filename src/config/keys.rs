@@ -36,6 +36,8 @@ pub enum Takes {
     Choice(&'static [&'static str]),
     /// Any number of files.
     Files,
+    /// A folder.
+    Folder,
     /// An AWS account id.
     Account,
     /// A Region code.
@@ -70,6 +72,7 @@ impl Takes {
             Self::AddressOrOff => "IP:PORT|off",
             Self::Choice(_) => "WORD",
             Self::Files => "FILE",
+            Self::Folder => "FOLDER",
             Self::Account => "ACCOUNT",
             Self::Region => "REGION",
             Self::Url => "URL",
@@ -88,6 +91,7 @@ impl Takes {
             Self::Files => "files; a list in the file, commas between them in the environment, \
                             the flag once for each"
                 .to_owned(),
+            Self::Folder => "a folder".to_owned(),
             Self::Account => "12 digits".to_owned(),
             Self::Region => "a Region code such as us-east-1".to_owned(),
             Self::Url => "an http or https URL".to_owned(),
@@ -135,6 +139,7 @@ const DAY: u64 = 86_400_000;
 const GROUPS: &[(&str, &[Key])] = &[
     ("Addresses", ADDRESSES),
     ("Backend", BACKEND),
+    ("Access", ACCESS),
     ("Calls", CALLS),
     ("Connections", CONNECTIONS),
     ("Logging", LOGGING),
@@ -245,6 +250,27 @@ const BACKEND: &[Key] = &[
         doc: "Lets anyone on this machine change real security groups: starts on EC2 \
               although callers are not authenticated. Not needed if ec2_endpoint_url is on \
               loopback.",
+    },
+];
+
+const ACCESS: &[Key] = &[
+    Key {
+        name: "policy_dir",
+        takes: Takes::Folder,
+        default: "",
+        only_with: None,
+        doc: "The Cedar policies that say who may do what: all *.cedar files of this folder. \
+              What no policy permits is denied. Without it everything is allowed. A \
+              relative name in the configuration file starts from that file's folder. See \
+              docs/access.md.",
+    },
+    Key {
+        name: "policy_mode",
+        takes: Takes::Choice(&["enforce", "report-only"]),
+        default: "enforce",
+        only_with: None,
+        doc: "report-only: every decision is taken and logged, and everything is allowed. \
+              Takes policy_dir.",
     },
 ];
 

@@ -157,6 +157,18 @@ impl<'a> Reader<'a> {
         files
     }
 
+    /// A folder, which must exist, if one is given.
+    pub fn folder(&mut self, name: &str) -> Option<PathBuf> {
+        let given = self.noted(name)?.1?;
+        let from = self.file.folder().filter(|_| given.from_file);
+        let named = given.values.first().map(PathBuf::from).unwrap_or_default();
+        let folder = from.map_or_else(|| named.clone(), |folder| folder.join(&named));
+        if !folder.is_dir() {
+            self.complain_at(given.place, format!("there is no folder {}", folder.display()));
+        }
+        Some(folder)
+    }
+
     /// An account id, if one is given.
     pub fn account(&mut self, name: &str) -> Option<AccountId> {
         self.one(name, |key, text| AccountId::parse(text).ok_or_else(|| key.takes.describe()))

@@ -40,6 +40,18 @@ pub fn check(reader: &mut Reader<'_>, config: &Config) {
                        emulator on loopback, or accept it with --insecure-loopback";
         reader.complain("backend", message.to_owned());
     }
+    // No setting authenticates callers yet.
+    check_policies(reader, config, false);
+}
+
+/// Callers have names, so something must say what each may do.
+fn check_policies(reader: &mut Reader<'_>, config: &Config, authenticated: bool) {
+    if authenticated && config.policies.is_none() {
+        let message = "callers are authenticated, but nothing says what each of them may do: name \
+                       a folder with at least one policy; deploy/policies has four sets to begin \
+                       with";
+        reader.complain("policy_dir", message.to_owned());
+    }
 }
 
 fn is_loopback(address: IpAddr) -> bool {
@@ -55,7 +67,7 @@ fn is_loopback_url(url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Sources, *};
 
     #[test]
     fn loopback_is_told_by_the_host() {
@@ -71,5 +83,20 @@ mod tests {
         }
         assert!(is_loopback("::ffff:127.0.0.1".parse().unwrap()));
         assert!(!is_loopback("0.0.0.0".parse().unwrap()));
+    }
+
+    #[test]
+    fn who_has_a_name_needs_a_policy() {
+        let wrong = |policy_dir: Option<&str>, authenticated| {
+            let flags = policy_dir.map(|dir| ("policy_dir", vec![dir.to_owned()]));
+            let sources = Sources { flags: flags.into_iter().collect(), ..Sources::default() };
+            let config = Config::parse(&sources).unwrap();
+            let mut reader = Reader::new(&sources);
+            check_policies(&mut reader, &config, authenticated);
+            reader.finish().is_err()
+        };
+        assert!(wrong(None, true));
+        assert!(!wrong(None, false));
+        assert!(!wrong(Some(env!("CARGO_MANIFEST_DIR")), true));
     }
 }

@@ -1,9 +1,11 @@
 //! Describing, creating and deleting security groups, and describing rules.
 
-use super::{Outcome, Work, is_dry_run_success};
+use super::{Outcome, Work, decide, is_dry_run_success, pages, pages::Listing};
 use crate::{
-    backend::{CreateGroup, DeleteGroup, DescribeGroups, DescribeRules},
-    error::Error,
+    access::{Action, Circumstances, RuleFacts},
+    backend::{BackendError, CreateGroup, DeleteGroup, DescribeGroups, DescribeRules, Page},
+    error::{Detail, Error, Reason},
+    rule::{GroupId, GroupRef, RuleId},
 };
 
 /// The request of CreateSecurityGroup.
@@ -19,10 +21,18 @@ pub(super) async fn describe_groups(
     work: &Work<'_>,
     request: &DescribeGroups,
 ) -> Result<Outcome, Error> {
-    match work.backend.describe_groups(&work.context, &work.target, request).await {
+    work.check_target(Action::DescribeSecurityGroups, request.dry_run)?;
+    let ids = request.group_ids.iter().map(GroupId::as_str);
+    let named = ids.chain(request.group_names.iter().map(String::as_str)).next();
+    let bare = DescribeGroups { filters: Vec::new(), ..request.clone() };
+    let filtered = !request.filters.is_empty();
+    match list(work, request, request.dry_run, named, filtered.then_some(&bare)).await {
         Ok(page) => Ok(Outcome::Groups(work.target.clone(), page)),
-        Err(error) if request.dry_run && is_dry_run_success(&error) => Ok(Outcome::DryRun),
-        Err(error) => Err(Error::from_backend(error, "")),
+        Err(Failed::Backend(error)) if request.dry_run && is_dry_run_success(&error) => {
+            Ok(Outcome::DryRun)
+        }
+        Err(Failed::Backend(error)) => Err(Error::from_backend(error, "")),
+        Err(Failed::Hidden(name)) => Err(hidden(Reason::InvalidGroupNotFound, "group", name)),
     }
 }
 
@@ -31,15 +41,86 @@ pub(super) async fn describe_rules(
     work: &Work<'_>,
     request: &DescribeRules,
 ) -> Result<Outcome, Error> {
-    match work.backend.describe_rules(&work.context, &work.target, request).await {
+    work.check_target(Action::DescribeSecurityGroupRules, request.dry_run)?;
+    let named = request.rule_ids.first().map(RuleId::as_str);
+    let bare = DescribeRules { filters: Vec::new(), ..request.clone() };
+    let filtered = !request.filters.is_empty();
+    match list(work, request, request.dry_run, named, filtered.then_some(&bare)).await {
         Ok(page) => Ok(Outcome::Rules(work.target.clone(), page)),
-        Err(error) if request.dry_run && is_dry_run_success(&error) => Ok(Outcome::DryRun),
-        Err(error) => Err(Error::from_backend(error, "")),
+        Err(Failed::Backend(error)) if request.dry_run && is_dry_run_success(&error) => {
+            Ok(Outcome::DryRun)
+        }
+        Err(Failed::Backend(error)) => Err(Error::from_backend(error, "")),
+        Err(Failed::Hidden(name)) => {
+            Err(hidden(Reason::InvalidSecurityGroupRuleIdNotFound, "rule", name))
+        }
     }
+}
+
+/// Why there is no list.
+enum Failed<'a> {
+    Backend(BackendError),
+    /// Something named is not there, or not for this caller. The first that was named: which it is, is not said.
+    Hidden(&'a str),
+}
+
+/// A page of what the caller may read. What is named by id or name must be there and readable, all of it: a name that
+/// may not be read is answered as one that does not exist is. `unfiltered` is the request without its filters, which
+/// must not tell the two apart either.
+async fn list<'a, L: Listing>(
+    work: &Work<'_>,
+    request: &L,
+    dry_run: bool,
+    named: Option<&'a str>,
+    unfiltered: Option<&L>,
+) -> Result<Page<L::Item>, Failed<'a>> {
+    if !work.access.enforces() || dry_run {
+        let (size, token) = request.asked();
+        let page = request.page(work, size, token.map(str::to_owned)).await;
+        let page = page.map_err(Failed::Backend)?;
+        if !work.access.decides() {
+            return Ok(page);
+        }
+        // It only reports: the decisions are logged, and nothing is left out.
+        let items = request.readable(work, page.items).await.map_err(Failed::Backend)?;
+        return Ok(Page { items, ..page });
+    }
+    let Some(named) = named else {
+        return pages::page(work, request).await.map_err(Failed::Backend);
+    };
+    if let Some(unfiltered) = unfiltered {
+        named_page(work, unfiltered, named).await?;
+    }
+    named_page(work, request, named).await
+}
+
+async fn named_page<'a, L: Listing>(
+    work: &Work<'_>,
+    request: &L,
+    named: &'a str,
+) -> Result<Page<L::Item>, Failed<'a>> {
+    let (size, token) = request.asked();
+    let page = request.page(work, size, token.map(str::to_owned)).await;
+    let Page { items, next_token } = page.map_err(|error| match error {
+        BackendError::Refused(refusal) if refusal.code.ends_with(".NotFound") => {
+            Failed::Hidden(named)
+        }
+        error => Failed::Backend(error),
+    })?;
+    let all = items.len();
+    let items = request.readable(work, items).await.map_err(Failed::Backend)?;
+    if items.len() < all { Err(Failed::Hidden(named)) } else { Ok(Page { items, next_token }) }
+}
+
+fn hidden(reason: Reason, kind: &str, name: &str) -> Error {
+    let resource = Detail::Resource("ec2:security-group", name.to_owned());
+    let message = format!("a {kind} that the request names does not exist or is not yours to see");
+    Error { detail: resource, ..Error::new(reason, message) }
 }
 
 /// Creates a group.
 pub(super) async fn create(work: &Work<'_>, Create(request): Create) -> Result<Outcome, Error> {
+    work.check_create(&request)?;
     if !request.dry_run {
         work.begin_sending()?;
     }
@@ -51,13 +132,24 @@ pub(super) async fn create(work: &Work<'_>, Create(request): Create) -> Result<O
 }
 
 /// Deletes a group.
-pub(super) async fn delete(work: &Work<'_>, Delete(request): &Delete) -> Result<Outcome, Error> {
+pub(super) async fn delete(work: &Work<'_>, Delete(mut request): Delete) -> Result<Outcome, Error> {
+    let name = request.group.to_string();
+    if work.access.decides() {
+        let image = decide::read(work, &request.group).await?;
+        let circumstances = Circumstances { dry_run: request.dry_run, ..Circumstances::default() };
+        let (action, none) = (Action::DeleteSecurityGroup, [RuleFacts::none()]);
+        work.check_rules(action, &request.group, image.image(), circumstances, &none)?;
+        // What was decided on is what goes, whatever its name means by now.
+        if let Some(image) = image.found(request.dry_run)? {
+            request.group = GroupRef::Id(image.group.id.clone());
+        }
+    }
     if !request.dry_run {
         work.begin_sending()?;
     }
-    match work.backend.delete_group(&work.context, &work.target, request).await {
+    match work.backend.delete_group(&work.context, &work.target, &request).await {
         Ok(deleted) => Ok(Outcome::Deleted(deleted)),
         Err(error) if request.dry_run && is_dry_run_success(&error) => Ok(Outcome::DryRun),
-        Err(error) => Err(work.sent_error(error, &request.group.to_string())),
+        Err(error) => Err(work.sent_error(error, &name)),
     }
 }

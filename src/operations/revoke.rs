@@ -4,15 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Outcome, Warning, Work, is_dry_run_success, warn};
+use super::{Outcome, Warning, WarningKind, Work, decide, is_dry_run_success, names, warn};
 use crate::{
+    access::{Action, Circumstances},
     backend::{
         BackendError, DescribeRules, Filter, GroupImage, OwnedRule, Refusal, RevokeRules, Revoked,
         RevokedRule, Selection,
     },
     error::{Detail, Error, Reason, Unknown, UnknownExplanation, UnknownSubject},
     rule::{
-        Direction, GroupRef, IpPermission, Peer, Rule, RuleId, RuleSpec, expand,
+        Direction, GroupRef, IpPermission, Rule, RuleId, RuleSpec, expand,
         explain::{Explanation, UnknownReason, explain_id, explain_spec},
         group,
         matching::{match_ids, match_specs},
@@ -100,24 +101,146 @@ pub struct Verification {
 }
 
 /// Revokes.
-pub(super) async fn run(work: &Work<'_>, request: &Revoke) -> Result<Outcome, Error> {
-    let name = request.group.to_string();
+pub(super) async fn run(work: &Work<'_>, mut request: Revoke) -> Result<Outcome, Error> {
     if request.dry_run {
-        return match send(work, request, request.selection.clone(), true).await {
-            Err(error) if is_dry_run_success(&error) => Ok(Outcome::DryRun),
-            Err(error) => Err(Error::from_backend(error, &name)),
-            Ok(_) => Err(Error::internal("EC2 answered a dry run as if it had been done")),
-        };
+        if work.access.decides() {
+            decide_dry_run(work, &mut request).await?;
+        }
+        return dry_run(work, &request).await;
     }
-    let image = read(work, &request.group).await?;
-    let selection = resolve_names(work, &image, request.selection.clone()).await?;
-    let answer = match request.on_unknown {
+    let found = decide::read(work, &request.group).await?;
+    let Some(image) = found.image().cloned() else {
+        decide(work, &request, None, &request.selection)?;
+        found.found(false)?;
+        return Err(Error::internal("a group was neither found nor not found"));
+    };
+    let (selection, refusal) = resolve_names(work, &image, request.selection.clone()).await?;
+    decide(work, &request, Some(&image), &selection)?;
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
+    if work.access.decides() {
+        // What was decided on is what is changed, whatever its name means by now.
+        request.group = GroupRef::Id(image.group.id.clone());
+    }
+    let may_read = work.may_read_rules(&image.group);
+    let outcome = change(work, &request, image, selection).await;
+    if may_read { outcome } else { reticent(outcome) }
+}
+
+async fn change(
+    work: &Work<'_>,
+    request: &Revoke,
+    image: GroupImage,
+    selection: Selection,
+) -> Result<Outcome, Error> {
+    // An id that the pre-image lacks could name a rule that no policy saw: then we choose the ids. EC2 takes ids all
+    // or nothing, as FAIL does.
+    let blind = work.access.enforces() && matches!(selection, Selection::Ids(_));
+    let on_unknown = match request.on_unknown {
+        OnUnknown::AsEc2 if blind => OnUnknown::Fail,
+        on_unknown => on_unknown,
+    };
+    let answer = match on_unknown {
         OnUnknown::AsEc2 => as_ec2(work, request, &image, selection.clone()).await?,
         OnUnknown::Fail | OnUnknown::RevokeMatched => {
-            by_matching(work, request, image, selection.clone()).await?
+            by_matching(work, request, on_unknown, image, selection.clone()).await?
         }
     };
     finish(work, request, &selection, answer).await
+}
+
+async fn dry_run(work: &Work<'_>, request: &Revoke) -> Result<Outcome, Error> {
+    match send(work, request, request.selection.clone(), true).await {
+        Err(error) if is_dry_run_success(&error) => Ok(Outcome::DryRun),
+        Err(error) => Err(Error::from_backend(error, &request.group.to_string())),
+        Ok(_) => Err(Error::internal("EC2 answered a dry run as if it had been done")),
+    }
+}
+
+// === policies ===
+
+async fn decide_dry_run(work: &Work<'_>, request: &mut Revoke) -> Result<(), Error> {
+    let found = decide::read(work, &request.group).await?;
+    let (selection, refusal) = match found.image() {
+        Some(image) => resolve_names(work, image, request.selection.clone()).await?,
+        None => (request.selection.clone(), None),
+    };
+    decide(work, request, found.image(), &selection)?;
+    if let Some(image) = found.found(true)? {
+        request.group = GroupRef::Id(image.group.id.clone());
+    }
+    refusal.map_or(Ok(()), Err)
+}
+
+/// Decides each rule of a selection, with the group as it is.
+fn decide(
+    work: &Work<'_>,
+    request: &Revoke,
+    image: Option<&GroupImage>,
+    selection: &Selection,
+) -> Result<(), Error> {
+    if !work.access.decides() {
+        return Ok(());
+    }
+    let action = match request.direction {
+        Direction::Egress => Action::RevokeEgress,
+        Direction::Ingress => Action::RevokeIngress,
+    };
+    let last = request.direction == Direction::Egress
+        && image.is_some_and(|image| {
+            let (ids, _) = split(request.direction, image, selection);
+            decide::removes_last_egress(image, &ids)
+        });
+    let circumstances = Circumstances { dry_run: request.dry_run, removes_last_egress_rule: last };
+    let rules = decide::selected(request.direction, image, selection);
+    work.check_rules(action, &request.group, image, circumstances, &rules)
+}
+
+/// The answer for a caller that may revoke rules of the group but not list them: nothing in it shows a rule, or a tag,
+/// that the caller did not name.
+fn reticent(outcome: Result<Outcome, Error>) -> Result<Outcome, Error> {
+    let conceal = |unknown: &mut Unknown| {
+        for explanation in &mut unknown.explanations {
+            explanation.reason = None;
+            explanation.nearest.clear();
+            "The group has no such rule.".clone_into(&mut explanation.message);
+        }
+    };
+    match outcome {
+        Ok(Outcome::Revoked(mut revoked)) => {
+            conceal(&mut revoked.unknown);
+            revoked.warnings.retain(|warning| {
+                !matches!(
+                    warning.kind,
+                    WarningKind::CoveredByWiderRule | WarningKind::OwnedElsewhere
+                )
+            });
+            Ok(Outcome::Revoked(revoked))
+        }
+        Err(mut error) => {
+            if let Detail::Unknown(unknown) = &mut error.detail {
+                conceal(unknown);
+                "The specified rule does not exist in this security group."
+                    .clone_into(&mut error.message);
+            }
+            Err(error)
+        }
+        other => other,
+    }
+}
+
+/// See [`names::resolve`].
+async fn resolve_names(
+    work: &Work<'_>,
+    image: &GroupImage,
+    mut selection: Selection,
+) -> Result<(Selection, Option<Error>), Error> {
+    let refusal = match &mut selection {
+        Selection::Specs(specs) => names::resolve(work, image, specs).await?,
+        Selection::Ids(_) => None,
+    };
+    Ok((selection, refusal))
 }
 
 /// What was done, before it is dressed up as an answer.
@@ -162,6 +285,7 @@ async fn as_ec2(
 async fn by_matching(
     work: &Work<'_>,
     request: &Revoke,
+    on_unknown: OnUnknown,
     mut image: GroupImage,
     selection: Selection,
 ) -> Result<Done, Error> {
@@ -169,17 +293,17 @@ async fn by_matching(
     if missing.count() > 0 {
         // A rule authorized a moment ago may not show yet (R47): look once more before calling it unknown.
         pause(work, work.backend.read_lag()).await;
-        image = read(work, &request.group).await?;
+        image = read_again(work, request, &selection).await?;
         (ids, missing) = split(request.direction, &image, &selection);
     }
     for round in 1.. {
-        let left = match request.on_unknown {
+        let left = match on_unknown {
             OnUnknown::RevokeMatched => without(&image, &ids),
             OnUnknown::AsEc2 | OnUnknown::Fail => image.clone(),
         };
         let unknown = missing.explain(work, request.direction, &left).await;
         let unknown_count = missing.count();
-        if request.on_unknown == OnUnknown::Fail && unknown_count > 0 {
+        if on_unknown == OnUnknown::Fail && unknown_count > 0 {
             let refusal = match selection {
                 Selection::Specs(_) => Refusal::new(
                     "InvalidPermission.NotFound",
@@ -207,7 +331,7 @@ async fn by_matching(
             Err(BackendError::Refused(refusal)) if is_unknown(&refusal) && round < MAX_ROUNDS => {
                 // Somebody else was quicker with one of them. Nothing was removed: read and choose again.
                 pause(work, work.backend.read_lag()).await;
-                image = read(work, &request.group).await?;
+                image = read_again(work, request, &selection).await?;
                 (ids, missing) = split(request.direction, &image, &selection);
             }
             Err(error) => return Err(work.sent_error(error, image.group.id.as_str())),
@@ -298,6 +422,17 @@ fn without(image: &GroupImage, removed: &[RuleId]) -> GroupImage {
     GroupImage { rules: Arc::new(left), ..image.clone() }
 }
 
+/// Reads the group again, and decides again: it may have changed.
+async fn read_again(
+    work: &Work<'_>,
+    request: &Revoke,
+    selection: &Selection,
+) -> Result<GroupImage, Error> {
+    let image = read(work, &request.group).await?;
+    decide(work, request, Some(&image), selection)?;
+    Ok(image)
+}
+
 async fn read(work: &Work<'_>, group: &GroupRef) -> Result<GroupImage, Error> {
     work.backend
         .image(&work.context, &work.target, group)
@@ -334,31 +469,6 @@ fn is_unknown(refusal: &Refusal) -> bool {
         refusal.code.as_str(),
         "InvalidPermission.NotFound" | "InvalidSecurityGroupRuleId.NotFound"
     )
-}
-
-/// In a default VPC a peer may be a group by name: the name is replaced by the id, so that matching and policies see
-/// what it is. A name that is not found stays, for EC2 to refuse.
-async fn resolve_names(
-    work: &Work<'_>,
-    image: &GroupImage,
-    mut selection: Selection,
-) -> Result<Selection, Error> {
-    let Selection::Specs(specs) = &mut selection else { return Ok(selection) };
-    if image.in_default_vpc != Some(true) {
-        return Ok(selection);
-    }
-    for spec in specs {
-        let Peer::Group(peer) = &mut spec.peer else { continue };
-        let (None, Some(name)) = (&peer.group_id, &peer.group_name) else { continue };
-        let found =
-            work.backend.image(&work.context, &work.target, &GroupRef::Name(name.clone())).await;
-        match found {
-            Ok(found) => peer.group_id = Some(found.group.id.clone()),
-            Err(BackendError::Refused(_)) => {}
-            Err(error) => return Err(Error::from_backend(error, name)),
-        }
-    }
-    Ok(selection)
 }
 
 // === what is missing ===
@@ -527,7 +637,7 @@ async fn owners(work: &Work<'_>, image: &GroupImage, ids: &[RuleId]) -> Vec<Owne
     let filter = Filter { name: "security-group-rule-id".to_owned(), values };
     let request = DescribeRules { filters: vec![filter], ..DescribeRules::default() };
     match work.backend.describe_rules(&work.context, &work.target, &request).await {
-        Ok(page) => page.items,
+        Ok(page) => work.readable_rules_or_none(page.items).await,
         Err(_) => Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use portcullis::{
+    access::Access,
     api::proto::{
         sandbox::v1::{
             ClearFaultsRequest, Fault, FaultKind, GetStateRequest, GetStateResponse,
@@ -73,15 +74,21 @@ pub async fn start() -> Server {
 }
 
 pub async fn start_with(limits: Limits) -> Server {
-    start_as(limits, true).await
+    start_as(limits, true, Access::allow_all()).await
 }
 
 /// Without SandboxService, as with another backend.
 pub async fn start_without_sandbox_service() -> Server {
-    start_as(limits(), false).await
+    start_as(limits(), false, Access::allow_all()).await
 }
 
-async fn start_as(limits: Limits, sandbox_service: bool) -> Server {
+/// With policies.
+#[allow(dead_code, reason = "the access tests use it")]
+pub async fn start_with_access(access: Access) -> Server {
+    start_as(limits(), true, access).await
+}
+
+async fn start_as(limits: Limits, sandbox_service: bool, access: Access) -> Server {
     let state: SandboxState = serde_json::from_str(STATE).unwrap();
     let clock = Arc::new(SystemClock);
     let random = Arc::new(SeededRandom::new(1));
@@ -91,7 +98,8 @@ async fn start_as(limits: Limits, sandbox_service: bool) -> Server {
     let sandbox = Arc::new(sandbox);
     let backend = sandbox.clone();
     let sandbox = sandbox_service.then_some(sandbox);
-    let parts = Parts { limits, backend, sandbox, clock, random };
+    let access = Arc::new(access);
+    let parts = Parts { limits, backend, sandbox, access, clock, random };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
