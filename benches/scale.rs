@@ -10,7 +10,8 @@ use portcullis::{
     api::proto::v1::{self, security_group_service_client::SecurityGroupServiceClient},
     backend::sandbox::Sandbox,
     clock::SystemClock,
-    config::Limits,
+    config::{AuthenticationConfig, Limits},
+    credentials::Authenticator,
     random::SeededRandom,
     server::{self, Parts, ServerStatus},
 };
@@ -78,12 +79,16 @@ fn state(groups: usize) -> String {
 async fn serve(sandbox: Sandbox) -> SecurityGroupServiceClient<tonic::transport::Channel> {
     let sandbox = Arc::new(sandbox);
     let limits = Limits { reflection: false, ..Limits::default() };
+    let clock = Arc::new(SystemClock);
+    let off = AuthenticationConfig::default();
+    let authenticator = Authenticator::open(off, false, clock.clone()).await.unwrap();
     let parts = Parts {
         limits,
+        authenticator: Arc::new(authenticator),
         backend: sandbox.clone(),
         sandbox: None,
         access: Arc::new(Access::allow_all()),
-        clock: Arc::new(SystemClock),
+        clock,
         random: Arc::new(SeededRandom::new(2)),
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

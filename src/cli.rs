@@ -17,6 +17,7 @@ pub mod client;
 mod connect;
 pub mod health;
 pub mod policy;
+pub mod token;
 
 const AFTER_HELP: &str = "\
 Each setting is taken from its flag, else its environment variable, else the file, else its default.
@@ -53,6 +54,8 @@ pub enum Command {
     Health(health::Health),
     /// Work on policies.
     Policy(policy::Policy),
+    /// Make a static token.
+    NewToken(token::New),
     /// Call a server.
     Client(client::Client),
 }
@@ -66,6 +69,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::
         Some(Sub::CheckConfig(check)) => Command::CheckConfig(check),
         Some(Sub::Health(health)) => Command::Health(health),
         Some(Sub::Policy(policy)) => Command::Policy(policy),
+        Some(Sub::Token { command: token::Token::New(new) }) => Command::NewToken(new),
         Some(Sub::Client(client)) => Command::Client(client),
     })
 }
@@ -91,6 +95,11 @@ enum Sub {
     Health(health::Health),
     /// Check policies, and say who may do what by them
     Policy(policy::Policy),
+    /// Make static tokens
+    Token {
+        #[command(subcommand)]
+        command: token::Token,
+    },
     #[command(flatten)]
     Client(client::Client),
 }
@@ -170,6 +179,7 @@ fn flag(key: &'static Key) -> Arg {
         .help(format!("{}{words} [default: {default}{unit}] [env: {}]", key.doc, key.env()));
     match key.takes {
         Takes::Files => arg.num_args(1..).action(ArgAction::Append).value_hint(ValueHint::FilePath),
+        Takes::List(_) => arg.num_args(1..).action(ArgAction::Append),
         Takes::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         _ => arg,
     }

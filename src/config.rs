@@ -15,13 +15,18 @@ use crate::rule::{AccountId, Region};
 
 use self::reader::Reader;
 
+mod authentication;
 mod file;
 pub mod keys;
 mod reader;
 mod reference;
 mod safety;
+mod tables;
 mod targets;
 
+pub use self::authentication::{
+    AuthenticationConfig, IssuerConfig, JwtAlgorithm, KeysFrom, StaticToken,
+};
 pub use self::{reader::nearest, reference::reference};
 
 /// The whole configuration, checked.
@@ -39,6 +44,8 @@ pub struct Config {
     pub default_region: Option<Region>,
     /// Who may do what. None: everything is allowed.
     pub policies: Option<PolicyConfig>,
+    /// Who may call.
+    pub authentication: AuthenticationConfig,
     /// What bounds calls and connections.
     pub limits: Limits,
     /// The log.
@@ -251,6 +258,7 @@ impl Config {
         let config = Self {
             listen: reader.address("listen"),
             admin_listen: reader.address_or_off("admin_listen"),
+            authentication: AuthenticationConfig::read(&mut reader),
             backend: BackendConfig::read(&mut reader),
             default_account: reader.account("default_account_id"),
             default_region: reader.region("default_region"),

@@ -31,6 +31,11 @@ pub enum Reason {
     Ec2Rejected,
     Ec2Unavailable,
     OutcomeUnknown,
+    CredentialsMissing,
+    CredentialsInvalid,
+    CredentialsExpired,
+    CredentialsUnverifiable,
+    RateLimited,
     DeadlineExceeded,
     Overloaded,
     Draining,
@@ -55,6 +60,7 @@ pub enum Code {
     Unimplemented,
     Internal,
     Unavailable,
+    Unauthenticated,
 }
 
 impl Reason {
@@ -78,6 +84,11 @@ impl Reason {
             Self::Ec2Rejected => "EC2_REJECTED",
             Self::Ec2Unavailable => "EC2_UNAVAILABLE",
             Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
+            Self::CredentialsMissing => "CREDENTIALS_MISSING",
+            Self::CredentialsInvalid => "CREDENTIALS_INVALID",
+            Self::CredentialsExpired => "CREDENTIALS_EXPIRED",
+            Self::CredentialsUnverifiable => "CREDENTIALS_UNVERIFIABLE",
+            Self::RateLimited => "RATE_LIMITED",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::Overloaded => "OVERLOADED",
             Self::Draining => "DRAINING",
@@ -102,9 +113,15 @@ impl Reason {
             | Self::CannotDelete
             | Self::Ec2Rejected => Code::FailedPrecondition,
             Self::AccessDenied | Self::Ec2UnauthorizedOperation => Code::PermissionDenied,
-            Self::Ec2RequestLimitExceeded | Self::RequestTooLarge => Code::ResourceExhausted,
+            Self::CredentialsMissing | Self::CredentialsInvalid | Self::CredentialsExpired => {
+                Code::Unauthenticated
+            }
+            Self::Ec2RequestLimitExceeded | Self::RequestTooLarge | Self::RateLimited => {
+                Code::ResourceExhausted
+            }
             Self::Ec2CredentialsUnavailable
             | Self::Ec2Unavailable
+            | Self::CredentialsUnverifiable
             | Self::Overloaded
             | Self::Draining => Code::Unavailable,
             // With an idempotency key it becomes UNAVAILABLE, once the ledger can settle it.
@@ -118,8 +135,12 @@ impl Reason {
     /// Whether the same call, later, may well succeed, so that RetryInfo and pushback go with the refusal.
     pub fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Ec2RequestLimitExceeded | Self::Ec2Unavailable => Some(Duration::from_secs(1)),
-            Self::Ec2CredentialsUnavailable => Some(Duration::from_secs(5)),
+            Self::Ec2RequestLimitExceeded | Self::Ec2Unavailable | Self::RateLimited => {
+                Some(Duration::from_secs(1))
+            }
+            Self::Ec2CredentialsUnavailable | Self::CredentialsUnverifiable => {
+                Some(Duration::from_secs(5))
+            }
             Self::Overloaded => Some(Duration::from_millis(100)),
             Self::Draining => Some(Duration::from_millis(50)),
             Self::InvalidRequest
@@ -136,6 +157,9 @@ impl Reason {
             | Self::Ec2UnauthorizedOperation
             | Self::Ec2Rejected
             | Self::OutcomeUnknown
+            | Self::CredentialsMissing
+            | Self::CredentialsInvalid
+            | Self::CredentialsExpired
             | Self::DeadlineExceeded
             | Self::ServiceUnknown
             | Self::RequestTooLarge
@@ -163,6 +187,8 @@ pub struct Error {
     pub operation_id: Option<Arc<str>>,
     /// What the reason brings with it.
     pub detail: Detail,
+    /// After how long the same call may well succeed.
+    pub retry_after: Option<Duration>,
     /// For the log only.
     pub internal: Option<Box<str>>,
 }
@@ -185,7 +211,7 @@ pub enum Detail {
     /// Every violation of a bad request.
     Violations(Vec<Violation>),
     /// Something that was not found or is in the way: its type and name.
-    Resource(&'static str, String),
+    Resource(Box<(&'static str, String)>),
     /// Permissions or rule ids that were not known.
     Unknown(Box<Unknown>),
     /// The quota that was exceeded: its subject and description.
@@ -236,7 +262,24 @@ impl Error {
             ec2: None,
             operation_id: None,
             detail: Detail::None,
+            retry_after: reason.retry_after(),
             internal: None,
+        }
+    }
+
+    /// A refusal that waiting cures, and after how long. `quota` is what ran out: its subject and description.
+    pub fn exhausted(
+        reason: Reason,
+        message: impl Into<String>,
+        wait: Duration,
+        quota: (String, String),
+    ) -> Self {
+        // Rounded up to what the trailer can say: who comes a moment too early is refused again.
+        let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        Self {
+            retry_after: Some(Duration::from_millis(millis)),
+            detail: Detail::Quota(Box::new(quota)),
+            ..Self::new(reason, message)
         }
     }
 
@@ -318,7 +361,7 @@ impl Error {
     /// The one table from EC2's error codes to reasons (design.md section 5). A code that is not in it degrades to
     /// EC2_REJECTED and travels in `ec2_code`.
     fn from_refusal(refusal: Refusal, resource: &str) -> Self {
-        let group = || Detail::Resource("ec2:security-group", resource.to_owned());
+        let group = || Detail::Resource(Box::new(("ec2:security-group", resource.to_owned())));
         let (reason, detail) = match refusal.code.as_str() {
             "InvalidGroup.NotFound" | "InvalidSecurityGroupID.NotFound" => {
                 (Reason::InvalidGroupNotFound, group())

@@ -5,7 +5,7 @@
 //! ```text
 //! main ─ cli ─ server      flags, config, listener, connections, drain
 //!               │
-//!   middleware  │ observe → deadline → admission → (authenticate → rate limit) → conform
+//!   middleware  │ observe → deadline → admission → authenticate → (rate limit) → conform
 //!               │
 //!          api  │ decode: protobuf → Call          encode: Outcome → protobuf, Error → status
 //!               │
@@ -33,6 +33,8 @@ pub mod backend;
 pub mod rule;
 
 pub mod access;
+pub mod credentials;
+
 pub mod clock;
 pub mod config;
 pub mod error;

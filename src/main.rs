@@ -24,6 +24,7 @@ use portcullis::{
     config::{
         self, BackendConfig, Complaint, Config, Ec2Config, LogFormat, PolicyConfig, SandboxConfig,
     },
+    credentials::{Authenticator, Reread},
     random::{Random, SystemRandom},
     rule::Target,
     server::{self, ServerStatus},
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
             }
             Err(error) => complain(&error, USAGE),
         },
+        Ok(Command::NewToken(new)) => print(&new.make(&SystemRandom)),
         Ok(Command::Client(client)) => run(ask(client)),
         Err(error) => {
             // If nobody reads it there is nobody to tell.
@@ -81,7 +83,7 @@ fn run(command: impl Future<Output = u8>) -> u8 {
 }
 
 async fn serve(settings: Settings) -> u8 {
-    let config = match Config::load(settings.config.as_deref(), settings.flags) {
+    let config = match Config::load(settings.config.as_deref(), settings.flags.clone()) {
         Ok(config) => config,
         Err(complaints) => return refuse(&complaints),
     };
@@ -94,7 +96,7 @@ async fn serve(settings: Settings) -> u8 {
         Ok(guard) => guard,
         Err(error) => return complain(&format!("cannot start the log: {error}"), FAILED),
     };
-    match start(&config).await {
+    match start(&config, settings).await {
         Ok(started) => started.finish().await,
         Err(error) => {
             tracing::error!(error, "cannot start");
@@ -110,10 +112,10 @@ struct Started {
     server: tokio::task::JoinHandle<server::Drained>,
 }
 
-async fn start(config: &Config) -> Result<Started, String> {
+async fn start(config: &Config, settings: Settings) -> Result<Started, String> {
     // First, so that a signal during the start is not missed.
     let signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
-    let parts = open(config).await?;
+    let parts = open(config, settings).await?;
     let listener = bind("listen", config.listen).await?;
     let grpc = local_address(&listener)?;
     let status = ServerStatus::default();
@@ -193,7 +195,7 @@ impl Started {
 }
 
 /// Opens the parts that the server is made of.
-async fn open(config: &Config) -> Result<server::Parts, String> {
+async fn open(config: &Config, settings: Settings) -> Result<server::Parts, String> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let (backend, sandbox): (Arc<dyn Backend>, _) = match &config.backend {
@@ -203,8 +205,10 @@ async fn open(config: &Config) -> Result<server::Parts, String> {
         }
         BackendConfig::Ec2(ec2) => (open_ec2(config, ec2).await?, None),
     };
+    let authenticator = Arc::new(open_authenticator(config, settings, clock.clone()).await?);
     let access = Arc::new(open_access(config)?);
-    Ok(server::Parts { limits: config.limits.clone(), backend, sandbox, access, clock, random })
+    let limits = config.limits.clone();
+    Ok(server::Parts { limits, authenticator, backend, sandbox, access, clock, random })
 }
 
 /// The policies, if there are any.
@@ -218,6 +222,25 @@ fn open_access(config: &Config) -> Result<Access, String> {
         let lines = faults.iter().map(|fault| format!("\n  {fault}"));
         format!("the policies in {} are wrong:{}", dir.display(), lines.collect::<String>())
     })
+}
+
+/// What tells who calls. Its static tokens are read anew from where the configuration came from.
+async fn open_authenticator(
+    config: &Config,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+) -> Result<Authenticator, String> {
+    let reread = move || match Config::load(settings.config.as_deref(), settings.flags.clone()) {
+        Ok(config) => Ok(config.authentication.tokens),
+        Err(complaints) => {
+            let lines: Vec<String> = complaints.iter().map(ToString::to_string).collect();
+            Err(format!("the configuration is wrong: {}", lines.join("; ")))
+        }
+    };
+    let authentication = config.authentication.clone();
+    // No connection has a client certificate: TLS is not served.
+    let authenticator = Authenticator::open(authentication, false, clock).await?;
+    Ok(authenticator.with_reread(Reread(Box::new(reread))))
 }
 
 /// The sandbox with the state of the configured files, or the sample.

@@ -32,6 +32,7 @@ use crate::{
     backend::{Backend, sandbox::Sandbox},
     clock::Clock,
     config::Limits,
+    credentials::Authenticator,
     middleware::{
         HttpRequest, HttpResponse,
         admission::{AdmissionLayer, Gate},
@@ -58,6 +59,8 @@ const MAX_SANDBOX_REQUEST_BYTES: usize = 256 << 20;
 pub struct Parts {
     /// Deadlines, sizes and counts.
     pub limits: Limits,
+    /// Who may call.
+    pub authenticator: Arc<Authenticator>,
     /// Where the security groups are.
     pub backend: Arc<dyn Backend>,
     /// The sandbox, if it is the backend: its own service is offered then.
@@ -133,7 +136,7 @@ fn path(routes: Routes, parts: &Parts, gate: &Arc<Gate>) -> Path {
         // Before anything that costs.
         .layer(AdmissionLayer::new(gate.clone()))
         // Before anything is decoded. Rate limits, which need the caller, come right inside it.
-        .layer(AuthenticateLayer::off())
+        .layer(AuthenticateLayer::new(parts.authenticator.clone()))
         // Next to tonic, whose own errors it gives our form.
         .layer(ConformLayer)
         .service(routes.prepare());

@@ -10,6 +10,8 @@ use portcullis::config::{
     keys::{self, Key, Takes},
 };
 
+#[path = "config/authentication.rs"]
+mod authentication;
 #[path = "config/program.rs"]
 mod program;
 

@@ -34,6 +34,7 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
     ("src/backend/sandbox", 2, &[]),
     ("src/backend/ec2", 2, &[]),
     ("src/ledger/", 2, &[]),
+    ("src/credentials", 2, &[]),
     ("src/backend.rs", 1, &["src/rule", "src/clock"]),
     ("src/ledger.rs", 1, &["src/rule", "src/error", "src/clock"]),
     ("src/access", 1, &["src/rule", "src/error", "src/principal"]),
@@ -56,6 +57,7 @@ const CLIENT: &str = "src/cli/client";
 const CRATES: &[(&str, &[&str])] = &[
     ("aws_", &["src/backend/ec2"]),
     ("cedar_", &["src/access"]),
+    ("jsonwebtoken", &["src/credentials"]),
     (
         "tonic",
         &[

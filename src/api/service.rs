@@ -1,6 +1,9 @@
 //! SecurityGroupService: from a gRPC request to a typed call, and back.
 
-use std::sync::Arc;
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use tonic::{Request, Response, Status};
 use tower::{ServiceExt, util::BoxCloneSyncService};
@@ -31,6 +34,17 @@ pub struct CallInfo {
     pub deadline: tokio::time::Instant,
     /// How far the call has come.
     pub progress: Arc<Progress>,
+    /// Who calls, once that is known.
+    pub caller: Arc<Caller>,
+}
+
+/// Who calls and from where, for the log line that an outer layer writes.
+#[derive(Debug, Default)]
+pub struct Caller {
+    /// Set by authentication.
+    pub principal: OnceLock<Arc<Principal>>,
+    /// The address behind all trusted proxies. Set by authentication.
+    pub address: OnceLock<IpAddr>,
 }
 
 /// The service.

@@ -9,7 +9,7 @@ use toml::{
 
 use super::{
     Complaint,
-    keys::{self, Key, TARGETS, Takes},
+    keys::{self, Key, TABLES, Takes},
     reader::nearest,
 };
 
@@ -70,12 +70,12 @@ impl<'a> File<'a> {
         match (key.takes, value) {
             (Takes::Number(..), DeValue::Integer(number)) => Ok(vec![plain(&number.to_string())]),
             (Takes::Switch, DeValue::Boolean(on)) => Ok(vec![on.to_string()]),
-            (Takes::Files, DeValue::Array(items)) => {
+            (Takes::Files | Takes::List(_), DeValue::Array(items)) => {
                 let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
                 let texts: Option<Vec<String>> = texts.collect();
                 texts.ok_or_else(|| "takes a list of strings".to_owned())
             }
-            (Takes::Number(..) | Takes::Switch | Takes::Files, _) => {
+            (Takes::Number(..) | Takes::Switch | Takes::Files | Takes::List(_), _) => {
                 let wanted = match key.takes {
                     Takes::Number(..) => "a whole number",
                     Takes::Switch => "true or false",
@@ -91,7 +91,7 @@ impl<'a> File<'a> {
     fn check_names(&self, table: &DeTable<'a>, within: &str, complaints: &mut Vec<Complaint>) {
         for (key, value) in table {
             let name = format!("{within}{}", key.get_ref());
-            if name == TARGETS || keys::find(&name).is_some() {
+            if TABLES.contains(&name.as_str()) || keys::find(&name).is_some() {
                 continue;
             }
             let prefix = format!("{name}.");
@@ -103,8 +103,10 @@ impl<'a> File<'a> {
                 continue;
             }
             let names = keys::groups().flat_map(|(_, keys)| keys).map(|key| key.name);
-            let message =
-                format!("there is no such setting{}", nearest(&name, names.chain([TARGETS])));
+            let message = format!(
+                "there is no such setting{}",
+                nearest(&name, names.chain(TABLES.iter().copied()))
+            );
             complaints.push(Complaint { place: self.place_at(key.span().start, &name), message });
         }
     }

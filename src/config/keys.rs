@@ -38,6 +38,8 @@ pub enum Takes {
     Files,
     /// A folder.
     Folder,
+    /// Any number of texts, each of this kind.
+    List(&'static str),
     /// An AWS account id.
     Account,
     /// A Region code.
@@ -73,6 +75,7 @@ impl Takes {
             Self::Choice(_) => "WORD",
             Self::Files => "FILE",
             Self::Folder => "FOLDER",
+            Self::List(_) => "TEXT",
             Self::Account => "ACCOUNT",
             Self::Region => "REGION",
             Self::Url => "URL",
@@ -92,6 +95,10 @@ impl Takes {
                             the flag once for each"
                 .to_owned(),
             Self::Folder => "a folder".to_owned(),
+            Self::List(kind) => format!(
+                "{kind}; a list in the file, commas between them in the environment, the flag once \
+                 for each"
+            ),
             Self::Account => "12 digits".to_owned(),
             Self::Region => "a Region code such as us-east-1".to_owned(),
             Self::Url => "an http or https URL".to_owned(),
@@ -133,11 +140,87 @@ pub const TARGET_MEMBERS: &[(&str, &str, bool, &str)] = &[
     ),
 ];
 
+/// The tables that only the file can hold.
+pub const TABLES: &[&str] = &[TARGETS, JWT_ISSUERS, STATIC_TOKENS];
+
+/// The issuers whose JWTs are taken: `[[jwt_issuers]]`.
+pub const JWT_ISSUERS: &str = "jwt_issuers";
+
+/// A member of an issuer: as in [`TARGET_MEMBERS`].
+pub const JWT_ISSUER_MEMBERS: &[(&str, &str, bool, &str)] = &[
+    ("issuer", "text", true, "What `iss` says, exactly. Each issuer is listed once."),
+    (
+        "audiences",
+        "a list of texts",
+        true,
+        "`aud` must name one of them. Take names that are this service's alone.",
+    ),
+    ("jwks_file", "a file", false, "The issuer's keys, a JWK set. This or `jwks_url`."),
+    (
+        "jwks_url",
+        "a URL",
+        false,
+        "Where the issuer's keys are. https, or http on loopback; redirects are not followed.",
+    ),
+    (
+        "jwks_ca_file",
+        "a file",
+        false,
+        "The CAs that `jwks_url` is verified with, in PEM; else the system's.",
+    ),
+    (
+        "jwks_token_file",
+        "a file",
+        false,
+        "A bearer token to send to `jwks_url`, read anew each time. Kubernetes' API server asks for one.",
+    ),
+    (
+        "algorithms",
+        "a list of RS256, RS384, RS512, ES256, ES384, EdDSA",
+        false,
+        "The signatures that are taken; else all of these. A key must fit, too.",
+    ),
+    (
+        "groups_claims",
+        "a list of paths",
+        false,
+        "Claims that hold groups, such as `groups` or `realm_access.roles`: a text or a list of texts each.",
+    ),
+    (
+        "groups_prefix",
+        "text",
+        false,
+        "Comes before each of the issuer's groups, so that they are not those of another issuer.",
+    ),
+    ("clock_skew_s", "0 to 300", false, "How far the issuer's clock may be off; else 60."),
+];
+
+/// The static tokens: `[[static_tokens]]`.
+pub const STATIC_TOKENS: &str = "static_tokens";
+
+/// A member of a static token: as in [`TARGET_MEMBERS`].
+pub const STATIC_TOKEN_MEMBERS: &[(&str, &str, bool, &str)] = &[
+    (
+        "name",
+        "text",
+        true,
+        "The caller. Two tokens may have one name while one replaces the other.",
+    ),
+    (
+        "sha256",
+        "64 hexadecimal digits",
+        true,
+        "The token's digest. The token itself is nowhere here.",
+    ),
+    ("groups", "a list of texts", false, "The caller's groups."),
+];
+
 const MILLISECONDS: &str = "milliseconds";
 const DAY: u64 = 86_400_000;
 
 const GROUPS: &[(&str, &[Key])] = &[
     ("Addresses", ADDRESSES),
+    ("Callers", CALLERS),
     ("Backend", BACKEND),
     ("Access", ACCESS),
     ("Calls", CALLS),
@@ -169,6 +252,77 @@ const ADDRESSES: &[Key] = &[
         only_with: None,
         doc: "Whether gRPC server reflection is served. grpcurl needs it, or the proto \
               files.",
+    },
+];
+
+const CALLERS: &[Key] = &[
+    Key {
+        name: "spiffe_trust_domains",
+        takes: Takes::List("SPIFFE trust domains such as example.org"),
+        default: "",
+        only_with: None,
+        doc: "The domains whose SPIFFE ids name callers with a client certificate. An id of \
+              another domain is refused; a certificate without one is named by its subject.",
+    },
+    Key {
+        name: "trusted_proxies",
+        takes: Takes::List("networks such as 10.0.0.0/8"),
+        default: "",
+        only_with: None,
+        doc: "Proxies whose x-forwarded-for is believed: the caller's address is its \
+              right-most entry that is not one of them.",
+    },
+    Key {
+        name: "open_health",
+        takes: Takes::Switch,
+        default: "true",
+        only_with: None,
+        doc: "Whether grpc.health.v1 answers without a credential.",
+    },
+    Key {
+        name: "open_reflection",
+        takes: Takes::Switch,
+        default: "false",
+        only_with: None,
+        doc: "Whether reflection answers without a credential where other calls need one.",
+    },
+    Key {
+        name: "auth_failure_burst",
+        takes: Takes::Number("failures", 1, 1_000_000),
+        default: "20",
+        only_with: None,
+        doc: "How many failed authentications an address may have at once. Beyond it failures \
+              are RESOURCE_EXHAUSTED; a valid credential always passes.",
+    },
+    Key {
+        name: "auth_failures_per_minute",
+        takes: Takes::Number("failures per minute", 1, 1_000_000),
+        default: "60",
+        only_with: None,
+        doc: "How many of them come back in a minute.",
+    },
+    Key {
+        name: "jwks_refresh_interval_ms",
+        takes: Takes::Number(MILLISECONDS, 1000, DAY),
+        default: "300000",
+        only_with: None,
+        doc: "How often the keys behind each jwks_url are fetched.",
+    },
+    Key {
+        name: "jwks_min_interval_ms",
+        takes: Takes::Number(MILLISECONDS, 100, DAY),
+        default: "10000",
+        only_with: None,
+        doc: "The least time between two fetches of one jwks_url, whatever callers send. A \
+              token with an unknown key id has its issuer's keys fetched at once, if that allows.",
+    },
+    Key {
+        name: "jwks_max_stale_ms",
+        takes: Takes::Number(MILLISECONDS, 1000, 30 * DAY),
+        default: "86400000",
+        only_with: None,
+        doc: "How long keys are used while their jwks_url cannot be fetched. Then that \
+              issuer's tokens are UNAVAILABLE.",
     },
 ];
 

@@ -15,7 +15,7 @@ use crate::rule::{AccountId, Region};
 use super::{
     Complaint, Setting, Sources,
     file::File,
-    keys::{self, CONFIG_ENV, ENV_PREFIX, Key, TARGETS, Takes},
+    keys::{self, CONFIG_ENV, ENV_PREFIX, Key, TABLES, TARGETS, Takes},
 };
 
 /// Variables that only tests know.
@@ -169,6 +169,22 @@ impl<'a> Reader<'a> {
         Some(folder)
     }
 
+    /// A list of values.
+    pub fn list<T>(&mut self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Vec<T> {
+        let Some((key, Some(given))) = self.noted(name) else { return Vec::new() };
+        let mut values = Vec::new();
+        for text in &given.values {
+            match parse(text) {
+                Some(value) => values.push(value),
+                None => {
+                    let message = format!("takes {}, not {text:?}", key.takes.describe());
+                    self.complain_at(given.place.clone(), message);
+                }
+            }
+        }
+        values
+    }
+
     /// An account id, if one is given.
     pub fn account(&mut self, name: &str) -> Option<AccountId> {
         self.one(name, |key, text| AccountId::parse(text).ok_or_else(|| key.takes.describe()))
@@ -287,7 +303,7 @@ impl<'a> Reader<'a> {
         }
         if let Some((name, value)) = self.variable(key) {
             let values = match key.takes {
-                Takes::Files => {
+                Takes::Files | Takes::List(_) => {
                     value.split(',').filter(|file| !file.is_empty()).map(str::to_owned).collect()
                 }
                 _ => vec![value.clone()],
@@ -336,8 +352,9 @@ fn check_variable(name: &str, value: &str) -> Option<Complaint> {
     {
         return None;
     }
-    let message = if name == format!("{ENV_PREFIX}{}", TARGETS.to_uppercase()) {
-        format!("only the configuration file can hold [[{TARGETS}]]")
+    let is_table = |table: &&&str| name == format!("{ENV_PREFIX}{}", table.to_uppercase());
+    let message = if let Some(table) = TABLES.iter().find(is_table) {
+        format!("only the configuration file can hold [[{table}]]")
     } else {
         let names = known.iter().map(String::as_str).chain([CONFIG_ENV]);
         format!("there is no such setting{}", nearest(name, names))
@@ -371,7 +388,9 @@ fn is_service_link(name: &str, value: &str) -> bool {
 fn literal(takes: Takes, values: &[String]) -> String {
     let quoted = |text: &String| toml::Value::String(text.clone()).to_string();
     match takes {
-        Takes::Files => format!("[{}]", values.iter().map(quoted).collect::<Vec<_>>().join(", ")),
+        Takes::Files | Takes::List(_) => {
+            format!("[{}]", values.iter().map(quoted).collect::<Vec<_>>().join(", "))
+        }
         Takes::Number(..) | Takes::Switch => values.concat(),
         _ => values.first().map(quoted).unwrap_or_default(),
     }

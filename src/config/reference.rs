@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{self, TARGET_MEMBERS, TARGETS, Takes};
+use super::keys::{
+    self, JWT_ISSUER_MEMBERS, JWT_ISSUERS, STATIC_TOKEN_MEMBERS, STATIC_TOKENS, TARGET_MEMBERS,
+    TARGETS, Takes,
+};
 
 const HEAD: &str = "\
 # Configuration
@@ -40,6 +43,35 @@ role_arn = \"arn:aws:iam::123456789012:role/portcullis\"
 | --- | --- | --- | --- |
 ";
 
+const ISSUERS_HEAD: &str = "
+The issuers whose JWTs are taken. In the file only, one table for each (docs/authentication.md):
+
+```toml
+[[jwt_issuers]]
+issuer = \"https://login.example.com\"
+audiences = [\"portcullis\"]
+jwks_url = \"https://login.example.com/.well-known/jwks.json\"
+groups_claims = [\"groups\"]
+```
+
+| member | takes | required | meaning |
+| --- | --- | --- | --- |
+";
+
+const TOKENS_HEAD: &str = "
+Tokens for small set-ups; `portcullis token new` makes one. In the file only, one table for each:
+
+```toml
+[[static_tokens]]
+name = \"deployer\"
+sha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"
+groups = [\"platform\"]
+```
+
+| member | takes | required | meaning |
+| --- | --- | --- | --- |
+";
+
 /// The whole text.
 pub fn reference() -> String {
     let mut text = HEAD.to_owned();
@@ -66,10 +98,16 @@ pub fn reference() -> String {
             }
         }
     }
-    let _ = write!(text, "\n## `[[{TARGETS}]]`\n{TARGETS_HEAD}");
-    for (name, takes, required, doc) in TARGET_MEMBERS {
-        let required = if *required { "yes" } else { "no" };
-        let _ = writeln!(text, "| `{name}` | {takes} | {required} | {doc} |");
+    for (table, head, members) in [
+        (TARGETS, TARGETS_HEAD, TARGET_MEMBERS),
+        (JWT_ISSUERS, ISSUERS_HEAD, JWT_ISSUER_MEMBERS),
+        (STATIC_TOKENS, TOKENS_HEAD, STATIC_TOKEN_MEMBERS),
+    ] {
+        let _ = write!(text, "\n## `[[{table}]]`\n{head}");
+        for (name, takes, required, doc) in members {
+            let required = if *required { "yes" } else { "no" };
+            let _ = writeln!(text, "| `{name}` | {takes} | {required} | {doc} |");
+        }
     }
     text
 }

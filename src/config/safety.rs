@@ -40,8 +40,7 @@ pub fn check(reader: &mut Reader<'_>, config: &Config) {
                        emulator on loopback, or accept it with --insecure-loopback";
         reader.complain("backend", message.to_owned());
     }
-    // No setting authenticates callers yet.
-    check_policies(reader, config, false);
+    check_policies(reader, config, config.authentication.has_credentials());
 }
 
 /// Callers have names, so something must say what each may do.
@@ -58,7 +57,7 @@ fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-fn is_loopback_url(url: &str) -> bool {
+pub(super) fn is_loopback_url(url: &str) -> bool {
     let uri = url.parse::<http::Uri>().ok();
     let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

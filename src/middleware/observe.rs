@@ -18,7 +18,10 @@ use tower::{Layer, Service};
 
 use super::{HttpRequest, HttpResponse};
 use crate::{
-    api::{service::CallInfo, status::Logged},
+    api::{
+        service::{CallInfo, Caller},
+        status::Logged,
+    },
     operations::Progress,
     random::Random,
 };
@@ -51,6 +54,7 @@ struct Line {
     reason: &'static str,
     internal: Option<Box<str>>,
     progress: Arc<Progress>,
+    caller: Arc<Caller>,
 }
 
 pin_project! {
@@ -109,11 +113,13 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
         };
         let started = Instant::now();
         let progress = Arc::new(Progress::default());
+        let caller = Arc::new(Caller::default());
         request.extensions_mut().insert(CallInfo {
             request_id: request_id.clone(),
             // Set by the deadline layer.
             deadline: started,
             progress: progress.clone(),
+            caller: caller.clone(),
         });
         let line = Line {
             request_id,
@@ -127,6 +133,7 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             reason: "",
             internal: None,
             progress,
+            caller,
         };
         ObserveFuture { inner: self.inner.call(request), line: Some(line) }
     }
@@ -230,16 +237,22 @@ impl Drop for Line {
         let operation = operation.as_deref().unwrap_or_default();
         let code = code_name(self.code);
         let detail = self.internal.as_deref().unwrap_or_default();
+        let principal = self.caller.principal.get().map(|principal| principal.id());
+        let principal = principal.as_deref().unwrap_or_default();
+        let method = self.caller.principal.get().map_or("", |principal| principal.method.as_str());
+        let client = self.caller.address.get().map(tracing::field::display);
         // error! means that a person must act: only faults of ours.
         if self.code == Code::Internal {
             tracing::error!(
                 target: "portcullis::call", rpc = %self.path, code, reason = self.reason, detail,
-                request_id = %self.request_id, operation_id = operation, micros, "call"
+                request_id = %self.request_id, operation_id = operation, principal, method, client, micros,
+                "call"
             );
         } else {
             tracing::info!(
                 target: "portcullis::call", rpc = %self.path, code, reason = self.reason, detail,
-                request_id = %self.request_id, operation_id = operation, micros, "call"
+                request_id = %self.request_id, operation_id = operation, principal, method, client, micros,
+                "call"
             );
         }
     }

@@ -18,7 +18,8 @@ use portcullis::{
     },
     backend::sandbox::Sandbox,
     clock::SystemClock,
-    config::Limits,
+    config::{AuthenticationConfig, Limits},
+    credentials::Authenticator,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
 };
@@ -89,6 +90,27 @@ pub async fn start_with_access(access: Access) -> Server {
 }
 
 async fn start_as(limits: Limits, sandbox_service: bool, access: Access) -> Server {
+    let off = AuthenticationConfig::default();
+    let authenticator = Authenticator::open(off, false, Arc::new(SystemClock)).await.unwrap();
+    start_parts(limits, sandbox_service, access, Arc::new(authenticator)).await
+}
+
+/// For callers that this tells.
+#[allow(dead_code, reason = "the attack tests use it")]
+pub async fn start_for(
+    limits: Limits,
+    sandbox_service: bool,
+    authenticator: Arc<Authenticator>,
+) -> Server {
+    start_parts(limits, sandbox_service, Access::allow_all(), authenticator).await
+}
+
+async fn start_parts(
+    limits: Limits,
+    sandbox_service: bool,
+    access: Access,
+    authenticator: Arc<Authenticator>,
+) -> Server {
     let state: SandboxState = serde_json::from_str(STATE).unwrap();
     let clock = Arc::new(SystemClock);
     let random = Arc::new(SeededRandom::new(1));
@@ -99,7 +121,7 @@ async fn start_as(limits: Limits, sandbox_service: bool, access: Access) -> Serv
     let backend = sandbox.clone();
     let sandbox = sandbox_service.then_some(sandbox);
     let access = Arc::new(access);
-    let parts = Parts { limits, backend, sandbox, access, clock, random };
+    let parts = Parts { limits, authenticator, backend, sandbox, access, clock, random };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
