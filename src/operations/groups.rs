@@ -113,7 +113,7 @@ async fn named_page<'a, L: Listing>(
 }
 
 fn hidden(reason: Reason, kind: &str, name: &str) -> Error {
-    let resource = Detail::Resource("ec2:security-group", name.to_owned());
+    let resource = Detail::Resource(Box::new(("ec2:security-group", name.to_owned())));
     let message = format!("a {kind} that the request names does not exist or is not yours to see");
     Error { detail: resource, ..Error::new(reason, message) }
 }
