@@ -178,7 +178,9 @@ impl Access {
         let Some(gate) = &self.0 else { return Ok(()) };
         let judgements = gate.judge(caller, action, resource, circumstances, rules);
         gate.log(caller, action, resource, circumstances, rules, &judgements);
-        let allowed = judgements.iter().all(|judgement| judgement.allowed);
+        // No rules at all is not "all rules": callers refuse it before, and here it is not allowed.
+        let allowed =
+            !judgements.is_empty() && judgements.iter().all(|judgement| judgement.allowed);
         if allowed || gate.mode == Mode::ReportOnly { Ok(()) } else { Err(denied()) }
     }
 

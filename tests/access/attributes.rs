@@ -1,6 +1,10 @@
 //! Every attribute is always there: a forbid on any of them forbids, and on nothing does one fail to evaluate.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
 
 use portcullis::{
     access::{
@@ -278,4 +282,72 @@ fn a_policy_on_trial_neither_permits_nor_forbids() {
         "{PERMIT}@report_only(\"true\") forbid (principal, action, resource) when {{ (context.to_port + 2) * 9223372036854775807 * 2 > 0 }};"
     ));
     assert!(failing.allowed, "{failing:?}");
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn decisions_are_logged_with_what_determined_them_and_callers_learn_nothing_of_it() {
+    let text = r#"@id("all") permit (principal, action, resource);
+        @id("secret-name") forbid (principal, action, resource) when { context.from_port == 22 };"#;
+    let policies = Policies::parse(&[("a.cedar".to_owned(), text.to_owned())]).unwrap();
+    let access = Access::with(policies, Mode::Enforce);
+    let (principal, peer, target) = (principal(), Peer::default(), target());
+    let caller = Caller { principal: &principal, peer: &peer, request_id: "req-1" };
+    let group = GroupFacts { id: "sg-00000001", name: "n", vpc: "v", owner: "o", tags: &[] };
+    let rule = |port| {
+        let traffic = Traffic::new(Protocol::TCP, Some(port), Some(port)).unwrap();
+        let spec = RuleSpec { traffic, peer: cidr(), description: None };
+        RuleFacts::of_spec(Direction::Egress, &spec)
+    };
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let denied = tracing::subscriber::with_default(subscriber, || {
+        let rules = [rule(80), rule(443), rule(22)];
+        let on = Resource::Group(&target, group);
+        access.check_rules(caller, Action::AuthorizeEgress, on, Circumstances::default(), &rules)
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    for part in ["allowed", "policies=\"a.cedar#all\"", "rules=2", "AuthorizeEgress", "req-1"] {
+        assert!(lines[0].contains(part), "{part} in {}", lines[0]);
+    }
+    for part in [
+        "denied",
+        "policies=\"a.cedar#secret-name\"",
+        "rules=1",
+        "tcp 22-22",
+        "jwt:https%3A//issuer.example:alice",
+        "123456789012/us-east-1/sg-00000001",
+    ] {
+        assert!(lines[1].contains(part), "{part} in {}", lines[1]);
+    }
+    let error = denied.unwrap_err();
+    assert!(!format!("{error:?}").contains("secret-name"), "{error:?}");
+}
+
+#[test]
+fn no_rules_are_not_allowed_rules() {
+    let policies = Policies::parse(&[("a.cedar".to_owned(), PERMIT.to_owned())]).unwrap();
+    let access = Access::with(policies, Mode::Enforce);
+    let (principal, peer, target) = (principal(), Peer::default(), target());
+    let caller = Caller { principal: &principal, peer: &peer, request_id: "r" };
+    let (on, circumstances) = (Resource::Target(&target), Circumstances::default());
+    assert!(access.check_rules(caller, Action::Access, on, circumstances, &[]).is_err());
+    assert!(access.check(caller, Action::Access, on, circumstances).is_ok());
 }

@@ -394,7 +394,7 @@ async fn pages_stay_full_and_whole() {
         server.create(&format!("{kind} {index}"), NONDEFAULT_VPC).await.unwrap();
     }
     let (mut seen, mut sizes, mut token) = (Vec::new(), Vec::new(), None);
-    loop {
+    for _ in 0..10 {
         let request = v1::DescribeSecurityGroupsRequest {
             max_results: Some(5),
             next_token: token,
@@ -416,7 +416,7 @@ async fn pages_stay_full_and_whole() {
     assert_eq!(seen, odd);
     // Rules, too: each of those groups has one.
     let (mut rules, mut token) = (Vec::new(), None);
-    loop {
+    for _ in 0..10 {
         let request = v1::DescribeSecurityGroupRulesRequest {
             max_results: Some(5),
             next_token: token,
