@@ -317,7 +317,7 @@ impl PolicyConfig {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let dir = reader.folder("policy_dir");
         let report_only = reader.word("policy_mode") == "report-only";
-        if dir.is_none() && reader.is_given("policy_mode") {
+        if dir.is_none() && report_only {
             let message = "says what becomes of the policies' decisions, and there are no \
                            policies: set policy_dir";
             reader.complain("policy_mode", message.to_owned());
