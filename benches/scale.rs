@@ -83,6 +83,7 @@ async fn serve(sandbox: Sandbox) -> SecurityGroupServiceClient<tonic::transport:
     let off = AuthenticationConfig::default();
     let authenticator = Authenticator::open(off, false, clock.clone()).await.unwrap();
     let parts = Parts {
+        tls: None,
         limits,
         authenticator: Arc::new(authenticator),
         backend: sandbox.clone(),

@@ -1,6 +1,7 @@
 //! The admin listener: what an orchestrator asks over plain HTTP/1.1.
 //!
-//! `/livez` answers while the process runs, `/readyz` says whether it takes calls, `/version` which build it is. It
+//! `/livez` answers while the process runs, `/readyz` says whether it takes calls, `/version` which build it is.
+//! `/readyz` also names the parts whose files are broken, as stale: they work on with what they had. The listener
 //! goes on answering through the drain, so that a load balancer sees the draining.
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
@@ -16,7 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::server::ServerStatus;
+use crate::{reload::Stale, server::ServerStatus};
 
 /// Connections at once; more wait to be accepted. Probes come one by one.
 const MAX_CONNECTIONS: usize = 64;
@@ -34,6 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     listener: TcpListener,
     status: ServerStatus,
+    stale: Stale,
     shutdown: impl Future<Output = ()>,
 ) {
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -43,9 +45,9 @@ pub async fn serve(
             let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let status = status.clone();
+                    let (status, stale) = (status.clone(), stale.clone());
                     tokio::spawn(async move {
-                        connection(stream, status).await;
+                        connection(stream, status, stale).await;
                         drop(permit);
                     });
                 }
@@ -62,9 +64,9 @@ pub async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, status: ServerStatus) {
+async fn connection(stream: TcpStream, status: ServerStatus, stale: Stale) {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let answer = answer(request.method(), request.uri().path(), &status);
+        let answer = answer(request.method(), request.uri().path(), &status, &stale);
         async move { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
@@ -81,16 +83,27 @@ async fn connection(stream: TcpStream, status: ServerStatus) {
 }
 
 /// What a request gets.
-fn answer(method: &Method, path: &str, status: &ServerStatus) -> Response<Full<Bytes>> {
+fn answer(
+    method: &Method,
+    path: &str,
+    status: &ServerStatus,
+    stale: &Stale,
+) -> Response<Full<Bytes>> {
     let (code, body) = match path {
         "/livez" => (StatusCode::OK, serde_json::json!({ "live": true })),
         "/readyz" => {
             let (started, draining) = (status.started(), status.draining());
             let ready = started && !draining;
             let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            let body = serde_json::json!({
+            let mut body = serde_json::json!({
                 "ready": ready, "started": started, "draining": draining,
             });
+            let stale = stale.names();
+            if !stale.is_empty()
+                && let Some(body) = body.as_object_mut()
+            {
+                body.insert("stale".to_owned(), serde_json::json!(stale));
+            }
             (code, body)
         }
         "/version" => (

@@ -1,8 +1,9 @@
 //! The configuration: defaults, then the file, then the environment, then flags; each one overrides those before it.
 //!
 //! [`keys`] is the table of all settings. Parsing is pure: [`Config::parse`] takes the texts of all layers, and only
-//! [`Config::load`] reads the environment and the file. Everything that is wrong is reported at once, under the name
-//! that the user wrote. Read on in: [`keys`], `reader` (the layers), `file` (TOML), `targets`, `safety`, `reference`.
+//! [`Config::load`] reads the environment and the files. Everything that is wrong is reported at once, under the name
+//! that the user wrote. Read on in: [`keys`], `reader` (the layers), `file` (TOML), `targets`, `tls`,
+//! `safety`, `reference`.
 
 use std::{
     fmt,
@@ -11,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use crate::rule::{AccountId, Region};
+use crate::{
+    rule::{AccountId, Region},
+    tls::{ClientAuth, Files},
+};
 
 use self::reader::Reader;
 
@@ -23,6 +27,7 @@ mod reference;
 mod safety;
 mod tables;
 mod targets;
+mod tls;
 
 pub use self::authentication::{
     AuthenticationConfig, IssuerConfig, JwtAlgorithm, KeysFrom, StaticToken,
@@ -36,6 +41,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where the admin listener is; none if it is off.
     pub admin_listen: Option<SocketAddr>,
+    /// Who encrypts connections.
+    pub tls: TlsConfig,
+    /// How often files that may change are looked at.
+    pub reload_interval: Duration,
     /// What holds the security groups.
     pub backend: BackendConfig,
     /// The account of a call that names none.
@@ -52,6 +61,17 @@ pub struct Config {
     pub log: LogConfig,
     /// The settings in effect and where each comes from, for people.
     pub settings: Vec<Setting>,
+}
+
+/// Who encrypts connections.
+#[derive(Clone, Debug)]
+pub enum TlsConfig {
+    /// Nobody.
+    Off,
+    /// This server, with these files.
+    Server(Files),
+    /// What stands in front of it.
+    Upstream,
 }
 
 /// What holds the security groups.
@@ -244,7 +264,7 @@ impl Config {
                 }),
             }
         }
-        let parsed = Self::parse(&sources);
+        let parsed = Self::parse_and(&sources, tls::check_files);
         if complaints.is_empty() {
             return parsed;
         }
@@ -254,11 +274,21 @@ impl Config {
 
     /// Parses the layers. The only thing it asks the machine is whether the state files exist.
     pub fn parse(sources: &Sources) -> Result<Self, Vec<Complaint>> {
+        Self::parse_and(sources, |_, _| {})
+    }
+
+    /// Parses, and reports what else `check` finds with all the rest.
+    fn parse_and(
+        sources: &Sources,
+        check: impl FnOnce(&mut Reader<'_>, &Self),
+    ) -> Result<Self, Vec<Complaint>> {
         let mut reader = Reader::new(sources);
         let config = Self {
             listen: reader.address("listen"),
             admin_listen: reader.address_or_off("admin_listen"),
             authentication: AuthenticationConfig::read(&mut reader),
+            tls: tls::read(&mut reader),
+            reload_interval: reader.millis("reload_interval_ms"),
             backend: BackendConfig::read(&mut reader),
             default_account: reader.account("default_account_id"),
             default_region: reader.region("default_region"),
@@ -269,6 +299,7 @@ impl Config {
         };
         targets::check_default(&mut reader, &config);
         safety::check(&mut reader, &config);
+        check(&mut reader, &config);
         let settings = reader.finish()?;
         Ok(Self { settings, ..config })
     }
@@ -281,6 +312,13 @@ impl Config {
             if from.is_empty() { format!("{line}\n") } else { format!("{line:width$}  # {from}\n") }
         });
         lines.collect()
+    }
+}
+
+impl TlsConfig {
+    /// Whether clients may name themselves with a certificate.
+    pub fn names_clients(&self) -> bool {
+        matches!(self, Self::Server(files) if files.client_auth != ClientAuth::Off)
     }
 }
 

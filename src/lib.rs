@@ -40,4 +40,6 @@ pub mod config;
 pub mod error;
 pub mod principal;
 pub mod random;
+pub mod reload;
 pub mod telemetry;
+pub mod tls;

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
+    path::PathBuf,
     process::ExitCode,
     sync::Arc,
 };
@@ -23,18 +24,21 @@ use portcullis::{
     clock::{Clock, SystemClock},
     config::{
         self, BackendConfig, Complaint, Config, Ec2Config, LogFormat, PolicyConfig, SandboxConfig,
+        TlsConfig,
     },
     credentials::{Authenticator, Reread},
     random::{Random, SystemRandom},
+    reload::{Reload, Stale},
     rule::Target,
     server::{self, ServerStatus},
     telemetry,
+    tls::Tls,
 };
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{Notify, oneshot},
 };
 
 /// Many small allocations per call on all cores: mimalloc is faster at them than the system's allocator.
@@ -115,7 +119,12 @@ struct Started {
 async fn start(config: &Config, settings: Settings) -> Result<Started, String> {
     // First, so that a signal during the start is not missed.
     let signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
+    let file = settings.config.clone();
     let parts = open(config, settings).await?;
+    let stale = Stale::default();
+    // Before anyone is told that it runs, and may send SIGHUP.
+    start_reload(watched(&parts, config, file, stale.clone()), config)
+        .map_err(|error| format!("signals: {error}"))?;
     let listener = bind("listen", config.listen).await?;
     let grpc = local_address(&listener)?;
     let status = ServerStatus::default();
@@ -125,7 +134,7 @@ async fn start(config: &Config, settings: Settings) -> Result<Started, String> {
         let listener = bind("admin_listen", address).await?;
         admin = Some(local_address(&listener)?);
         // It answers as long as the process runs, through the drain.
-        tokio::spawn(admin::serve(listener, status.clone(), std::future::pending()));
+        tokio::spawn(admin::serve(listener, status.clone(), stale, std::future::pending()));
     }
     print(&banner(config, Addresses { grpc, admin, ec2_door }, sample(config)));
     tracing::info!(
@@ -207,8 +216,19 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
     };
     let authenticator = Arc::new(open_authenticator(config, settings, clock.clone()).await?);
     let access = Arc::new(open_access(config)?);
+    let tls = open_tls(config, clock.clone())?;
     let limits = config.limits.clone();
-    Ok(server::Parts { limits, authenticator, backend, sandbox, access, clock, random })
+    Ok(server::Parts { limits, tls, authenticator, backend, sandbox, access, clock, random })
+}
+
+/// TLS, if it is served here.
+fn open_tls(config: &Config, clock: Arc<dyn Clock>) -> Result<Option<Arc<Tls>>, String> {
+    let TlsConfig::Server(files) = &config.tls else { return Ok(None) };
+    let tls = Tls::open(files.clone(), clock).map_err(|faults| {
+        let lines = faults.iter().map(|wrong| format!("\n  {}: {}", wrong.setting, wrong.message));
+        format!("TLS cannot be served:{}", lines.collect::<String>())
+    })?;
+    Ok(Some(Arc::new(tls)))
 }
 
 /// The policies, if there are any.
@@ -238,9 +258,51 @@ async fn open_authenticator(
         }
     };
     let authentication = config.authentication.clone();
-    // No connection has a client certificate: TLS is not served.
-    let authenticator = Authenticator::open(authentication, false, clock).await?;
+    let certificates = config.tls.names_clients();
+    let authenticator = Authenticator::open(authentication, certificates, clock).await?;
     Ok(authenticator.with_reread(Reread(Box::new(reread))))
+}
+
+/// The parts whose files may change while the server runs.
+fn watched(
+    parts: &server::Parts,
+    config: &Config,
+    file: Option<PathBuf>,
+    stale: Stale,
+) -> Reload {
+    let mut reload = Reload::new(stale);
+    if let Some(tls) = parts.tls.clone() {
+        reload.register("tls", tls.files().paths(), move || tls.reload());
+    }
+    if let Some(PolicyConfig { dir, .. }) = &config.policies {
+        let access = parts.access.clone();
+        reload.register("policies", vec![dir.clone()], move || access.reload());
+    }
+    if config.authentication.has_credentials() {
+        let authenticator = parts.authenticator.clone();
+        // Static tokens are in the configuration file.
+        let files = authenticator.files().into_iter().chain(file);
+        reload.register("credentials", files.collect(), move || authenticator.reload());
+    }
+    reload
+}
+
+/// Watches, and lets SIGHUP read all files again. Without any, SIGHUP does what it does to programs: a terminal that
+/// is closed ends the server that was started in it.
+fn start_reload(reload: Reload, config: &Config) -> io::Result<()> {
+    if reload.is_empty() {
+        return Ok(());
+    }
+    let mut hangup = signal(SignalKind::hangup())?;
+    let now = Arc::new(Notify::new());
+    tokio::spawn(reload.run(config.reload_interval, now.clone()));
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!(signal = "SIGHUP", "reading files again");
+            now.notify_one();
+        }
+    });
+    Ok(())
 }
 
 /// The sandbox with the state of the configured files, or the sample.

@@ -44,6 +44,7 @@ use crate::{
     },
     operations::Operations,
     random::Random,
+    tls::Tls,
 };
 
 use self::connections::Connections;
@@ -61,6 +62,8 @@ pub struct Parts {
     pub limits: Limits,
     /// Who may call.
     pub authenticator: Arc<Authenticator>,
+    /// TLS; none if connections are not encrypted here.
+    pub tls: Option<Arc<Tls>>,
     /// Where the security groups are.
     pub backend: Arc<dyn Backend>,
     /// The sandbox, if it is the backend: its own service is offered then.
@@ -99,7 +102,7 @@ pub async fn serve(
     let path = path(routes, &parts, &gate);
     status.set_started();
 
-    let connections = Connections::new(&limits, path);
+    let connections = Connections::new(&limits, parts.tls.clone(), path);
     tokio::select! {
         () = connections.accept(&listener) => {}
         () = shutdown => {}

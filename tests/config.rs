@@ -310,6 +310,41 @@ fn only_loopback_starts() {
     assert!(of_file("listen = \"[::1]:0\"\nadmin_listen = \"off\"").admin_listen.is_none());
 }
 
+/// Parsing does not ask for the files.
+const MTLS: &str = "tls = \"server\"\ntls_cert_file = \"a\"\ntls_key_file = \"b\"\n\
+                    tls_client_auth = \"required\"\ntls_client_ca_files = [\"c\"]\n";
+
+#[test]
+fn with_tls_and_authenticated_callers_anything_starts() {
+    let everywhere = "listen = \"0.0.0.0:1\"\nadmin_listen = \"0.0.0.0:2\"\n";
+    let ec2 = EC2.replace("insecure_loopback = true\n", "");
+    of_file(&format!("{everywhere}{MTLS}"));
+    let ec2 = ec2.replace("backend = ", &format!("{everywhere}{MTLS}backend = "));
+    of_file(&ec2);
+    let config = of_file(MTLS);
+    let config::TlsConfig::Server(files) = &config.tls else { panic!("{config:?}") };
+    assert_eq!(files.key, PathBuf::from("etc/b"), "beside the file that names it");
+    for (from, to, missing) in [
+        (
+            "tls_client_auth = \"required\"",
+            "tls_client_auth = \"optional\"",
+            "callers are not authenticated",
+        ),
+        (MTLS, "tls = \"upstream\"\n", "callers are not authenticated"),
+        (
+            MTLS,
+            "",
+            "callers are not authenticated (tls_client_auth = required) and connections are",
+        ),
+    ] {
+        let all = complaints(&sources(&ec2.replace(from, to), &[], &[]));
+        for (place, line) in ["listen", "admin_listen", "backend"].iter().zip(&all) {
+            assert!(line.contains(place) && line.contains(missing), "{all:#?}");
+        }
+        assert_eq!(all.len(), 3, "{all:#?}");
+    }
+}
+
 #[test]
 fn ec2_starts_only_on_a_loopback_endpoint_or_when_told_to() {
     let ec2 = EC2.replace("insecure_loopback = true\n", "");

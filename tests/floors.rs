@@ -38,13 +38,15 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
     ("src/backend.rs", 1, &["src/rule", "src/clock"]),
     ("src/ledger.rs", 1, &["src/rule", "src/error", "src/clock"]),
     ("src/access", 1, &["src/rule", "src/error", "src/principal"]),
-    ("src/config", 1, &["src/rule", "src/error"]),
+    ("src/config", 1, &["src/rule", "src/error", "src/clock", "src/tls"]),
     ("src/error", 1, &["src/rule", "src/backend.rs"]),
     ("src/principal", 1, &[]),
     ("src/rule", 1, &[]),
     ("src/clock", 1, &[]),
     ("src/random", 1, &[]),
     ("src/telemetry", 1, &[]),
+    ("src/reload", 1, &[]),
+    ("src/tls", 1, &["src/clock", "src/principal"]),
 ];
 
 /// The contract's generated types, and who may import them. These users may, whatever their floor.
@@ -56,8 +58,8 @@ const CLIENT: &str = "src/cli/client";
 /// Crates (how their names begin) that only some files under `src/` may name.
 const CRATES: &[(&str, &[&str])] = &[
     ("aws_", &["src/backend/ec2"]),
-    ("cedar_", &["src/access"]),
-    ("jsonwebtoken", &["src/credentials"]),
+    ("src/access", 1, &["src/rule", "src/error", "src/principal"]),
+    ("src/config", 1, &["src/rule", "src/error", "src/clock", "src/tls"]),
     (
         "tonic",
         &[

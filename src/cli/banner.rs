@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use crate::config::{BackendConfig, Config};
+use crate::{
+    config::{BackendConfig, Config, TlsConfig},
+    tls::ClientAuth,
+};
 
 const SERVICE: &str = "portcullis.v1.SecurityGroupService";
 
@@ -35,10 +38,11 @@ pub fn banner(config: &Config, addresses: Addresses, sample: Option<Sample<'_>>)
     );
     let mut text = format!(
         "portcullis {}\n  \
-         gRPC     {grpc} (plaintext, no authentication: for this machine only)\n  \
+         gRPC     {grpc} ({})\n  \
          admin    {admin}\n  \
          backend  {}\n",
         env!("CARGO_PKG_VERSION"),
+        security(&config.tls),
         backend(&config.backend),
     );
     // Writing to a String cannot fail.
@@ -55,11 +59,36 @@ pub fn banner(config: &Config, addresses: Addresses, sample: Option<Sample<'_>>)
     }
     if matches!(config.backend, BackendConfig::Sandbox(_)) && config.limits.reflection {
         text.push_str("\nTry:\n");
-        for call in calls(grpc, ec2_door, sample) {
+        for call in calls(&grpcurl(&config.tls), grpc, ec2_door, sample) {
             let _ = writeln!(text, "  {call}");
         }
     }
     text
+}
+
+fn security(tls: &TlsConfig) -> &'static str {
+    match tls {
+        TlsConfig::Off => "plaintext, no authentication: for this machine only",
+        TlsConfig::Upstream => "plaintext, encrypted by what stands in front of it",
+        TlsConfig::Server(files) => match files.client_auth {
+            ClientAuth::Off => "TLS",
+            ClientAuth::Optional => "TLS, client certificates optional",
+            ClientAuth::Required => "TLS, client certificates required",
+        },
+    }
+}
+
+/// How grpcurl is called, with the files that the caller has to have.
+fn grpcurl(tls: &TlsConfig) -> String {
+    match tls {
+        TlsConfig::Off | TlsConfig::Upstream => "grpcurl -plaintext".to_owned(),
+        TlsConfig::Server(files) if files.client_auth == ClientAuth::Off => {
+            "grpcurl -cacert ca.pem".to_owned()
+        }
+        TlsConfig::Server(_) => {
+            "grpcurl -cacert ca.pem -cert client.pem -key client.key".to_owned()
+        }
+    }
 }
 
 fn backend(config: &BackendConfig) -> String {
@@ -82,18 +111,19 @@ fn backend(config: &BackendConfig) -> String {
 }
 
 fn calls(
+    grpcurl: &str,
     grpc: SocketAddr,
     ec2_door: Option<SocketAddr>,
     sample: Option<Sample<'_>>,
 ) -> Vec<String> {
     let mut calls = vec![
-        format!("grpcurl -plaintext {grpc} list"),
-        format!("grpcurl -plaintext {grpc} describe {SERVICE}.RevokeEgress"),
-        format!("grpcurl -plaintext {grpc} {SERVICE}/DescribeSecurityGroups"),
+        format!("{grpcurl} {grpc} list"),
+        format!("{grpcurl} {grpc} describe {SERVICE}.RevokeEgress"),
+        format!("{grpcurl} {grpc} {SERVICE}/DescribeSecurityGroups"),
     ];
     calls.extend(sample.map(|Sample { group_id, ip_permission }| {
         let body = format!(r#"{{"GroupId": "{group_id}", "IpPermissions": [{ip_permission}]}}"#);
-        format!("grpcurl -plaintext -d '{body}' {grpc} {SERVICE}/RevokeEgress")
+        format!("{grpcurl} -d '{body}' {grpc} {SERVICE}/RevokeEgress")
     }));
     calls.extend(ec2_door.map(|address| {
         format!(

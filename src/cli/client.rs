@@ -23,7 +23,7 @@ use self::{
     input::Input,
     schema::Schema,
 };
-use super::connect::connect;
+use super::connect::{Connected, Unconnected};
 use crate::api::proto::v1::{
     self, security_group_service_client::SecurityGroupServiceClient as Service,
 };
@@ -272,7 +272,7 @@ fn resume(text: &str) -> (usize, Option<String>) {
 
 /// A connected server.
 struct Server<'a> {
-    channel: Channel,
+    connected: Connected,
     address: &'a str,
     timeout: Duration,
     /// Whether the call may change something.
@@ -281,13 +281,14 @@ struct Server<'a> {
 
 impl<'a> Server<'a> {
     async fn connect(common: &'a Common, changes: bool) -> Result<Self, Failure> {
-        let Connection { address, timeout_ms } = &common.connection;
+        let Connection { address, timeout_ms, security } = &common.connection;
         let timeout = Duration::from_millis(*timeout_ms);
-        let connected = tokio::time::timeout(timeout, connect(address)).await;
-        let late = |_| format!("{address}: no connection within {timeout_ms} ms");
-        let channel =
-            connected.map_err(late).flatten().map_err(|error| Failure::unreachable(&error))?;
-        Ok(Self { channel, address, timeout, changes })
+        let connected =
+            security.connect(address, timeout).await.map_err(|failed| match failed {
+                Unconnected::Usage(why) => Failure::Usage(why),
+                Unconnected::Unreachable(why) => Failure::unreachable(&why),
+            })?;
+        Ok(Self { connected, address, timeout, changes })
     }
 
     /// One call, with its deadline; the server is told of it.
@@ -298,8 +299,9 @@ impl<'a> Server<'a> {
     ) -> Result<A, Failure> {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
-        let service =
-            Service::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
+        self.connected.sign(&mut request);
+        let service = Service::new(self.connected.channel.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES);
         match tokio::time::timeout(self.timeout, send(service, request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) if !timed_out(&status) => {

@@ -3,12 +3,12 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use clap::Args;
-use tonic::Code;
+use tonic::{Code, Request};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::connect::connect;
+use super::connect::{Security, Unconnected};
 
 /// The arguments of `health`.
 #[derive(Args, Debug)]
@@ -22,6 +22,8 @@ pub struct Health {
     /// How long to wait for the answer, in milliseconds
     #[arg(long, value_name = "NUMBER", default_value = "3000")]
     timeout_ms: NonZeroU64,
+    #[command(flatten)]
+    security: Security,
 }
 
 impl Health {
@@ -33,9 +35,14 @@ impl Health {
     }
 
     async fn ask_patiently(&self) -> Result<(&'static str, bool), String> {
-        let channel = connect(&self.address).await?;
-        let request = HealthCheckRequest { service: self.service.clone() };
-        match HealthClient::new(channel).check(request).await {
+        // The caller's clock bounds it, with the answer.
+        let connected = self.security.connect(&self.address, Duration::MAX).await;
+        let connected = connected.map_err(|failed| match failed {
+            Unconnected::Usage(why) | Unconnected::Unreachable(why) => why,
+        })?;
+        let mut request = Request::new(HealthCheckRequest { service: self.service.clone() });
+        connected.sign(&mut request);
+        match HealthClient::new(connected.channel).check(request).await {
             Ok(response) => {
                 let status = response.into_inner().status();
                 Ok((status.as_str_name(), status == ServingStatus::Serving))

@@ -40,6 +40,8 @@ pub enum Takes {
     Folder,
     /// Any number of texts, each of this kind.
     List(&'static str),
+    /// One file.
+    File,
     /// An AWS account id.
     Account,
     /// A Region code.
@@ -73,7 +75,7 @@ impl Takes {
             Self::Address => "IP:PORT",
             Self::AddressOrOff => "IP:PORT|off",
             Self::Choice(_) => "WORD",
-            Self::Files => "FILE",
+            Self::Files | Self::File => "FILE",
             Self::Folder => "FOLDER",
             Self::List(_) => "TEXT",
             Self::Account => "ACCOUNT",
@@ -99,6 +101,7 @@ impl Takes {
                 "{kind}; a list in the file, commas between them in the environment, the flag once \
                  for each"
             ),
+            Self::File => "a file".to_owned(),
             Self::Account => "12 digits".to_owned(),
             Self::Region => "a Region code such as us-east-1".to_owned(),
             Self::Url => "an http or https URL".to_owned(),
@@ -220,6 +223,7 @@ const DAY: u64 = 86_400_000;
 
 const GROUPS: &[(&str, &[Key])] = &[
     ("Addresses", ADDRESSES),
+    ("TLS", TLS),
     ("Callers", CALLERS),
     ("Backend", BACKEND),
     ("Access", ACCESS),
@@ -234,16 +238,16 @@ const ADDRESSES: &[Key] = &[
         takes: Takes::Address,
         default: "127.0.0.1:50051",
         only_with: None,
-        doc: "Where gRPC is served. Port 0 takes a free one. Only loopback addresses \
-              start: callers are not authenticated and TLS is not served.",
+        doc: "Where gRPC is served. Port 0 takes a free one. Addresses that other machines \
+              reach start only with TLS (server or upstream) and authenticated callers.",
     },
     Key {
         name: "admin_listen",
         takes: Takes::AddressOrOff,
         default: "127.0.0.1:9464",
         only_with: None,
-        doc: "Where /livez, /readyz and /version are served over HTTP/1.1. Only loopback \
-              addresses start.",
+        doc: "Where /livez, /readyz and /version are served over plain HTTP/1.1, to anyone. \
+              Addresses that other machines reach start only where listen may be one.",
     },
     Key {
         name: "reflection",
@@ -326,6 +330,68 @@ const CALLERS: &[Key] = &[
     },
 ];
 
+const TLS: &[Key] = &[
+    Key {
+        name: "tls",
+        takes: Takes::Choice(&["off", "server", "upstream"]),
+        default: "off",
+        only_with: None,
+        doc: "Who encrypts connections to listen. off: nobody. server: this server, with TLS \
+              1.3 or 1.2. upstream: a proxy or a mesh in front of it, and nothing else \
+              reaches it.",
+    },
+    Key {
+        name: "tls_cert_file",
+        takes: Takes::File,
+        default: "",
+        only_with: None,
+        doc: "The server's certificate and the intermediate ones after it, in PEM. With tls = \
+              \"server\" only, as all that follows. A relative name in the configuration file \
+              starts from that file's folder; so it does for the others.",
+    },
+    Key {
+        name: "tls_key_file",
+        takes: Takes::File,
+        default: "",
+        only_with: None,
+        doc: "The certificate's key, in PEM and not encrypted.",
+    },
+    Key {
+        name: "tls_client_auth",
+        takes: Takes::Choice(&["off", "optional", "required"]),
+        default: "off",
+        only_with: None,
+        doc: "Whether clients prove themselves with a certificate. optional: they may have \
+              none, but one that they have must be good. required: without a good one there \
+              is no connection.",
+    },
+    Key {
+        name: "tls_client_ca_files",
+        takes: Takes::Files,
+        default: "",
+        only_with: None,
+        doc: "The CAs of the clients' certificates, in PEM.",
+    },
+    Key {
+        name: "tls_crl_files",
+        takes: Takes::Files,
+        default: "",
+        only_with: None,
+        doc: "Lists of revoked certificates, in PEM or DER. A CA without a list revokes \
+              nothing; once its list has expired, all its clients are refused. Open \
+              connections of a client that a new list names are closed.",
+    },
+    Key {
+        name: "reload_interval_ms",
+        takes: Takes::Number(MILLISECONDS, 100, DAY),
+        default: "5000",
+        only_with: None,
+        doc: "How often files that may change while the server runs, such as certificates, \
+              are looked at. SIGHUP does it at once. Broken files change nothing: the old \
+              state stays, the log says so, and /readyz names it as stale.",
+    },
+];
+
 const BACKEND: &[Key] = &[
     Key {
         name: "backend",
@@ -402,8 +468,8 @@ const BACKEND: &[Key] = &[
         default: "false",
         only_with: Some("ec2"),
         doc: "Lets anyone on this machine change real security groups: starts on EC2 \
-              although callers are not authenticated. Not needed if ec2_endpoint_url is on \
-              loopback.",
+              without TLS, or although callers are not authenticated. Not needed if \
+              ec2_endpoint_url is on loopback.",
     },
 ];
 

@@ -141,18 +141,9 @@ impl<'a> Reader<'a> {
 
     /// Files, which must exist.
     pub fn files(&mut self, name: &str) -> Vec<PathBuf> {
-        let Some((_, given)) = self.noted(name) else { return Vec::new() };
-        let Some(given) = given else { return Vec::new() };
-        // A file is read from any folder; flags and variables mean the one that the user is in.
-        let folder = self.file.folder().filter(|_| given.from_file);
-        let files: Vec<PathBuf> = given
-            .values
-            .iter()
-            .map(|file| folder.map_or_else(|| PathBuf::from(file), |folder| folder.join(file)))
-            .collect();
+        let files = self.paths(name);
         for file in files.iter().filter(|file| !file.is_file()) {
-            let message = format!("there is no file {}", file.display());
-            self.complain_at(given.place.clone(), message);
+            self.complain(name, format!("there is no file {}", file.display()));
         }
         files
     }
@@ -183,6 +174,15 @@ impl<'a> Reader<'a> {
             }
         }
         values
+    }
+
+    /// Files that someone else reads and reports.
+    pub fn paths(&mut self, name: &str) -> Vec<PathBuf> {
+        let Some((_, Some(given))) = self.noted(name) else { return Vec::new() };
+        // A file is read from any folder; flags and variables mean the one that the user is in.
+        let folder = self.file.folder().filter(|_| given.from_file);
+        let path = |file| folder.map_or_else(|| PathBuf::from(file), |folder| folder.join(file));
+        given.values.iter().map(path).collect()
     }
 
     /// An account id, if one is given.

@@ -1,23 +1,88 @@
-//! What must not start: callers are not authenticated and connections are not encrypted, so nothing but this machine
+//! What must not start. Where callers are not authenticated or connections are not encrypted, nothing but this machine
 //! may reach the service, and real security groups only if someone said so.
 
 use std::net::IpAddr;
 
-use super::{BackendConfig, Config, reader::Reader};
+use super::{BackendConfig, Config, TlsConfig, reader::Reader};
+
+/// What a safe start depends on.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    /// Nobody is served without having proved who it is.
+    authenticated: bool,
+    /// Connections are encrypted, here or in front of us.
+    encrypted: bool,
+    /// `listen` is on loopback.
+    local: bool,
+    /// `admin_listen` is on loopback, or off.
+    local_admin: bool,
+    /// Nothing real can be changed: the sandbox, or an emulator on loopback.
+    harmless: bool,
+    /// `insecure_loopback`.
+    accepted: bool,
+}
+
+/// Why a start is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// Other machines reach `listen`.
+    Listen,
+    /// Other machines reach `admin_listen`.
+    AdminListen,
+    /// Anyone on this machine could change what is real.
+    Backend,
+}
+
+/// The rule.
+fn refusals(start: Start) -> Vec<Refusal> {
+    let Start { authenticated, encrypted, local, local_admin, harmless, accepted } = start;
+    if authenticated && encrypted {
+        return Vec::new();
+    }
+    let refused = [
+        (!local, Refusal::Listen),
+        (!local_admin, Refusal::AdminListen),
+        (!harmless && !accepted, Refusal::Backend),
+    ];
+    refused.into_iter().filter_map(|(applies, refusal)| applies.then_some(refusal)).collect()
+}
+
+/// Whether callers are authenticated: whoever has no good credential of a kind that is configured is refused.
+fn authenticates(config: &Config) -> bool {
+    config.authentication.has_credentials() || config.tls.names_clients()
+}
 
 /// Reports what is missing for a safe start.
 pub fn check(reader: &mut Reader<'_>, config: &Config) {
-    let listeners = [("listen", Some(config.listen)), ("admin_listen", config.admin_listen)];
-    for (name, address) in listeners {
-        if let Some(address) = address
-            && !is_loopback(address.ip())
-        {
-            let message = format!(
-                "{address} is not a loopback address: this version has no authentication and \
-                 no TLS, so it serves only this machine; use 127.0.0.1 or [::1]"
-            );
-            reader.complain(name, message);
-        }
+    let start = Start {
+        authenticated: authenticates(config),
+        encrypted: !matches!(config.tls, TlsConfig::Off),
+        local: is_loopback(config.listen.ip()),
+        local_admin: config.admin_listen.is_none_or(|address| is_loopback(address.ip())),
+        harmless: match &config.backend {
+            BackendConfig::Sandbox(_) => true,
+            BackendConfig::Ec2(ec2) => ec2.endpoint_url.as_deref().is_some_and(is_loopback_url),
+        },
+        accepted: matches!(&config.backend, BackendConfig::Ec2(ec2) if ec2.insecure_loopback),
+    };
+    let missing = missing(start);
+    for refusal in refusals(start) {
+        let (name, address) = match refusal {
+            Refusal::Listen => ("listen", Some(config.listen)),
+            Refusal::AdminListen => ("admin_listen", config.admin_listen),
+            Refusal::Backend => ("backend", None),
+        };
+        let message = match address {
+            Some(address) => format!(
+                "{address} is not a loopback address, and {missing}: use 127.0.0.1 or [::1]"
+            ),
+            None => format!(
+                "on EC2, anyone on this machine could change real security groups: {missing}; \
+                 or set ec2_endpoint_url to an emulator on loopback, or accept it with \
+                 --insecure-loopback"
+            ),
+        };
+        reader.complain(name, message);
     }
     if let BackendConfig::Sandbox(sandbox) = &config.backend
         && let Some(address) = sandbox.ec2_listen
@@ -31,16 +96,7 @@ pub fn check(reader: &mut Reader<'_>, config: &Config) {
         );
         reader.complain("sandbox_ec2_listen", message);
     }
-    if let BackendConfig::Ec2(ec2) = &config.backend
-        && !ec2.insecure_loopback
-        && !ec2.endpoint_url.as_deref().is_some_and(is_loopback_url)
-    {
-        let message = "on EC2, anyone on this machine could change real security groups, \
-                       because callers are not authenticated: set ec2_endpoint_url to an \
-                       emulator on loopback, or accept it with --insecure-loopback";
-        reader.complain("backend", message.to_owned());
-    }
-    check_policies(reader, config, config.authentication.has_credentials());
+    check_policies(reader, config, start.authenticated);
 }
 
 /// Callers have names, so something must say what each may do.
@@ -51,6 +107,16 @@ fn check_policies(reader: &mut Reader<'_>, config: &Config, authenticated: bool)
                        with";
         reader.complain("policy_dir", message.to_owned());
     }
+}
+
+/// What is missing, and how to have it.
+fn missing(start: Start) -> String {
+    let authentication = (!start.authenticated)
+        .then_some("callers are not authenticated ([[jwt_issuers]], [[static_tokens]], or tls_client_auth)");
+    let encryption =
+        (!start.encrypted).then_some("connections are not encrypted (tls = server or upstream)");
+    let both: Vec<&str> = authentication.into_iter().chain(encryption).collect();
+    both.join(" and ")
 }
 
 fn is_loopback(address: IpAddr) -> bool {
@@ -65,8 +131,41 @@ pub(super) fn is_loopback_url(url: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, clippy::indexing_slicing, reason = "a panic is a failed test")]
 mod tests {
     use super::{super::Sources, *};
+
+    /// Whether each start is refused, and for what: all of them, with what authenticates and encrypts first.
+    #[test]
+    fn every_start_there_is() {
+        use Refusal::{AdminListen, Backend, Listen};
+        let bits = |number: u8| (0..6).map(move |bit| number >> bit & 1 == 1);
+        for number in 0..64 {
+            let flags: Vec<bool> = bits(number).collect();
+            let [authenticated, encrypted, local, local_admin, harmless, accepted] = flags[..]
+            else {
+                panic!("six flags")
+            };
+            let start = Start { authenticated, encrypted, local, local_admin, harmless, accepted };
+            let expected: &[Refusal] = match (local, local_admin, harmless || accepted) {
+                _ if authenticated && encrypted => &[],
+                (true, true, true) => &[],
+                (true, true, false) => &[Backend],
+                (true, false, true) => &[AdminListen],
+                (true, false, false) => &[AdminListen, Backend],
+                (false, true, true) => &[Listen],
+                (false, true, false) => &[Listen, Backend],
+                (false, false, true) => &[Listen, AdminListen],
+                (false, false, false) => &[Listen, AdminListen, Backend],
+            };
+            assert_eq!(refusals(start), expected, "{start:?}");
+            if !expected.is_empty() {
+                let text = missing(start);
+                assert_eq!(text.contains("tls_client_auth"), !authenticated, "{start:?}");
+                assert_eq!(text.contains("tls = server"), !encrypted, "{start:?}");
+            }
+        }
+    }
 
     #[test]
     fn loopback_is_told_by_the_host() {

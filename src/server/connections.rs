@@ -1,12 +1,13 @@
 //! The connections, owned here so that a drain has a bound, which tonic's and hyper's own have not, and so that no
 //! client keeps one for nothing:
 //!
+//! - one whose TLS handshake is not over within [`HANDSHAKE_TIMEOUT`] is closed;
 //! - one that does not begin a request or finish HTTP/2's preface within [`START_TIMEOUT`] is closed;
 //! - so is one whose client does not take what is written for it within the longest deadline of a call, when no
 //!   caller waits for it any more;
 //! - HTTP/2 pings find the dead ones.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -15,7 +16,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{Instant, timeout},
 };
@@ -27,7 +28,14 @@ use super::{
     Path,
     standstill::{Standstill, Watched, WatchedBody},
 };
-use crate::{config::Limits, principal::Peer};
+use crate::{
+    config::Limits,
+    principal::Peer,
+    tls::{self, Tls},
+};
+
+/// How long a client may take for the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client may take for HTTP/2's preface, and for the head of a request over HTTP/1.1. An idle HTTP/1.1
 /// connection gets as long for its next request.
@@ -49,10 +57,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections and serves `path` on them.
 pub struct Connections {
-    http: auto::Builder<TokioExecutor>,
-    path: Path,
+    serve: Serve,
     places: Arc<Semaphore>,
     tasks: TaskTracker,
+}
+
+/// What each connection takes with it.
+#[derive(Clone)]
+struct Serve {
+    http: auto::Builder<TokioExecutor>,
+    path: Path,
+    /// None: connections are not encrypted.
+    tls: Option<Arc<Tls>>,
     /// How long what is written for a client may stay untaken.
     untaken_timeout: Duration,
     /// Each connection finishes what it has and takes nothing new.
@@ -63,16 +79,17 @@ pub struct Connections {
 
 impl Connections {
     /// None yet.
-    pub fn new(limits: &Limits, path: Path) -> Self {
-        Self {
+    pub fn new(limits: &Limits, tls: Option<Arc<Tls>>, path: Path) -> Self {
+        let serve = Serve {
             http: http(limits),
             path,
-            places: Arc::new(Semaphore::new(limits.max_connections)),
-            tasks: TaskTracker::new(),
+            tls,
             untaken_timeout: limits.max_deadline,
             goodbye: CancellationToken::new(),
             abort: CancellationToken::new(),
-        }
+        };
+        let places = Arc::new(Semaphore::new(limits.max_connections));
+        Self { serve, places, tasks: TaskTracker::new() }
     }
 
     /// Accepts for ever. At the limit of connections, new ones wait in the kernel's queue.
@@ -83,8 +100,7 @@ impl Connections {
                 Ok((stream, address)) => {
                     // Answers are small and whole: waiting to fill a packet only delays them.
                     let _ = stream.set_nodelay(true);
-                    let peer = Peer { address: Some(address), certificate: None };
-                    let connection = self.connection(stream, peer);
+                    let connection = self.serve.clone().accepted(stream, address);
                     self.tasks.spawn(async move {
                         connection.await;
                         drop(place);
@@ -98,46 +114,9 @@ impl Connections {
         }
     }
 
-    fn connection<I>(&self, stream: I, peer: Peer) -> impl Future<Output = ()> + Send + 'static
-    where
-        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let (http, path) = (self.http.clone(), self.path.clone());
-        let (goodbye, abort) = (self.goodbye.clone(), self.abort.clone());
-        let standstill = Standstill::default();
-        let watch = standstill.clone().watch(START_TIMEOUT, self.untaken_timeout);
-        async move {
-            let io = TokioIo::new(Watched::new(stream, &standstill));
-            let path = path
-                .map_request(move |mut request: http::Request<hyper::body::Incoming>| {
-                    request.extensions_mut().insert(peer.clone());
-                    request.map(Body::new)
-                })
-                .map_response(move |response: http::Response<Body>| {
-                    response.map(|body| WatchedBody::new(body, &standstill))
-                });
-            let connection = http.serve_connection(io, TowerToHyperService::new(path));
-            tokio::pin!(connection);
-            let served = async {
-                tokio::select! {
-                    served = connection.as_mut() => return served,
-                    () = goodbye.cancelled() => connection.as_mut().graceful_shutdown(),
-                }
-                connection.await
-            };
-            tokio::select! {
-                served = served => if let Err(error) = served {
-                    tracing::debug!(%error, "a connection ended");
-                },
-                why = watch => tracing::debug!(why, "a connection was closed"),
-                () = abort.cancelled() => {}
-            }
-        }
-    }
-
     /// Begins the end: connections finish what they have and take nothing new.
     pub fn say_goodbye(&self) {
-        self.goodbye.cancel();
+        self.serve.goodbye.cancel();
     }
 
     /// Lets connections close on their own for a moment, then ends them.
@@ -149,9 +128,93 @@ impl Connections {
                 connections = self.tasks.len(),
                 "closing connections that clients keep open"
             );
-            self.abort.cancel();
+            self.serve.abort.cancel();
             self.tasks.wait().await;
         }
+    }
+}
+
+impl Serve {
+    /// Serves one connection to its end.
+    async fn accepted(self, stream: TcpStream, address: SocketAddr) {
+        let Some(tls) = self.tls.clone() else {
+            let peer = Peer { address: Some(address), certificate: None };
+            return self.connection(stream, peer, std::future::pending()).await;
+        };
+        let handshake = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream));
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            // Nothing was asked yet, so nothing is owed.
+            () = self.goodbye.cancelled() => return,
+        };
+        match shaken {
+            Ok(Ok((stream, session))) => {
+                let peer =
+                    Peer { address: Some(address), certificate: session.certificate.clone() };
+                // The handshake's state is large; it is not kept as long as the connection.
+                Box::pin(self.connection(stream, peer, session.distrusted())).await;
+            }
+            Ok(Err(error)) => refused(&error, address),
+            Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+        }
+    }
+
+    /// Ends well when `distrusted` does: what is in work is finished, nothing new is taken.
+    fn connection<I>(
+        self,
+        stream: I,
+        peer: Peer,
+        distrusted: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Self { http, path, untaken_timeout, goodbye, abort, .. } = self;
+        let standstill = Standstill::default();
+        let watch = standstill.clone().watch(START_TIMEOUT, untaken_timeout);
+        async move {
+            let io = TokioIo::new(Watched::new(stream, &standstill));
+            let path = path
+                .map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+                    request.extensions_mut().insert(peer.clone());
+                    request.map(Body::new)
+                })
+                .map_response(move |response: http::Response<Body>| {
+                    response.map(|body| WatchedBody::new(body, &standstill))
+                });
+            let mut connection = pin!(http.serve_connection(io, TowerToHyperService::new(path)));
+            let served = async {
+                let is_trusted = tokio::select! {
+                    served = connection.as_mut() => return served,
+                    () = goodbye.cancelled() => true,
+                    () = distrusted => false,
+                };
+                connection.as_mut().graceful_shutdown();
+                if is_trusted {
+                    return connection.await;
+                }
+                tracing::info!("a connection ends: its client certificate is no longer good");
+                // No call lasts longer; a stream would.
+                timeout(untaken_timeout, connection).await.unwrap_or(Ok(()))
+            };
+            tokio::select! {
+                served = served => if let Err(error) = served {
+                    tracing::debug!(%error, "a connection ended");
+                },
+                why = watch => tracing::debug!(why, "a connection was closed"),
+                () = abort.cancelled() => {}
+            }
+        }
+    }
+}
+
+/// Logs a handshake that failed: loudly if it was about certificates, which someone has to mend. Probes of load
+/// balancers, and port scans, end it otherwise.
+fn refused(error: &io::Error, address: SocketAddr) {
+    if tls::is_about_certificates(error) {
+        tracing::info!(%address, %error, "a TLS handshake failed");
+    } else {
+        tracing::debug!(%address, %error, "a TLS handshake failed");
     }
 }
 

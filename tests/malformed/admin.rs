@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis::{admin, server::ServerStatus};
+use portcullis::{admin, reload::Stale, server::ServerStatus};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -54,7 +54,12 @@ fn requests(rng: &mut StdRng) -> Vec<Request> {
 async fn malformed_requests_to_the_admin_port() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(admin::serve(listener, ServerStatus::default(), std::future::pending()));
+    tokio::spawn(admin::serve(
+        listener,
+        ServerStatus::default(),
+        Stale::default(),
+        std::future::pending(),
+    ));
     let requests = requests(&mut StdRng::seed_from_u64(super::SEED));
     let count = requests.len();
     let mut running = JoinSet::new();

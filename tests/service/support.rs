@@ -121,7 +121,8 @@ async fn start_parts(
     let backend = sandbox.clone();
     let sandbox = sandbox_service.then_some(sandbox);
     let access = Arc::new(access);
-    let parts = Parts { limits, authenticator, backend, sandbox, access, clock, random };
+    let tls = None;
+    let parts = Parts { limits, tls, authenticator, backend, sandbox, access, clock, random };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();

@@ -7,6 +7,7 @@ use http::uri::Authority;
 use serde_json::{Map, Value, json};
 
 use super::input::Input;
+use crate::cli::connect::Security;
 
 /// How to reach a server.
 #[derive(Args, Debug)]
@@ -18,6 +19,9 @@ pub struct Connection {
     #[arg(long, value_name = "NUMBER", default_value = "30000")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub timeout_ms: u64,
+    /// Whom to trust, and how to prove who calls.
+    #[command(flatten)]
+    pub security: Security,
 }
 
 fn address(text: &str) -> Result<String, String> {

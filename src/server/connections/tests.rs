@@ -12,7 +12,15 @@ use tokio::{
 use tower::{service_fn, util::BoxCloneSyncService};
 
 use super::*;
-use crate::middleware::{HttpRequest, HttpResponse};
+use crate::{
+    clock::SystemClock,
+    middleware::{HttpRequest, HttpResponse},
+    tls::{
+        ClientAuth, Files,
+        certificates::{Ca, Folder},
+        client,
+    },
+};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MAX_DEADLINE: Duration = Duration::from_secs(120);
@@ -34,7 +42,11 @@ fn connect(buffer: usize) -> (DuplexStream, tokio::task::JoinHandle<Duration>) {
     }));
     let limits = Limits { max_deadline: MAX_DEADLINE, ..Limits::default() };
     let (client, server) = duplex(buffer);
-    let connection = Connections::new(&limits, path).connection(server, Peer::default());
+    let connection = Connections::new(&limits, None, path).serve.connection(
+        server,
+        Peer::default(),
+        std::future::pending(),
+    );
     let started = Instant::now();
     let ended = tokio::spawn(async move {
         // Without a bound a connection that stays would never fail a test: a paused clock has no end.
@@ -144,4 +156,79 @@ async fn a_connection_in_order_stays() {
         assert_eq!(body.len(), ANSWER_BYTES);
     }
     assert!(!ended.is_finished());
+}
+
+/// A server with TLS that answers with what it knows of the caller, and takes one connection at a time.
+async fn tls_server(folder: &Folder, ca: &Ca) -> SocketAddr {
+    let (certificate, key) = folder.put("server", &ca.leaf("server"));
+    let client_cas = vec![folder.write("ca.pem", &ca.pem)];
+    let client_auth = ClientAuth::Optional;
+    let files = Files { certificate, key, client_auth, client_cas, crls: Vec::new() };
+    let tls = Arc::new(Tls::open(files, Arc::new(SystemClock)).unwrap());
+    let path = BoxCloneSyncService::new(service_fn(async |request: HttpRequest| {
+        let peer: &Peer = request.extensions().get().unwrap();
+        let text = peer.certificate.as_ref().map_or("none", |certificate| &certificate.subject);
+        Ok(HttpResponse::new(Body::new(Full::new(Bytes::from(text.to_owned())))))
+    }));
+    let limits = Limits { max_connections: 1, ..Limits::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Connections::new(&limits, Some(tls), path);
+    tokio::spawn(async move { connections.accept(&listener).await });
+    address
+}
+
+fn tls_config(folder: &Folder, own: bool) -> Arc<tokio_rustls::rustls::ClientConfig> {
+    let path = |name| folder.0.join(name);
+    let own = own.then(|| (path("client.pem"), path("client.key")));
+    let own = own.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+    client::config(&path("ca.pem"), own).unwrap()
+}
+
+async fn tls_client(
+    config: &Arc<tokio_rustls::rustls::ClientConfig>,
+    address: SocketAddr,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_call_knows_its_callers_certificate() {
+    let (folder, ca) = (Folder::new(), Ca::new("ca"));
+    folder.put("client", &ca.leaf("alice"));
+    let address = tls_server(&folder, &ca).await;
+    let (with, without) = (tls_config(&folder, true), tls_config(&folder, false));
+    // The second time, the session is resumed.
+    for (config, expected) in [(&with, "CN=alice"), (&with, "CN=alice"), (&without, "none")] {
+        let stream = tls_client(config, address).await;
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let answer = sender.send_request(request("/")).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), expected);
+    }
+}
+
+/// Its place is another's again.
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_does_not_end_is_closed() {
+    let (folder, ca) = (Folder::new(), Ca::new("ca"));
+    let address = tls_server(&folder, &ca).await;
+    for begun in [&b""[..], &[22], &[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]] {
+        let started = Instant::now();
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(begun).await.unwrap();
+        let config = tls_config(&folder, false);
+        let waiting = timeout(HOUR, tls_client(&config, address)).await.unwrap();
+        let waited = started.elapsed();
+        assert!(
+            (HANDSHAKE_TIMEOUT..HANDSHAKE_TIMEOUT * 2).contains(&waited),
+            "{begun:?}: {waited:?}"
+        );
+        let mut rest = Vec::new();
+        assert_eq!(slow.read_to_end(&mut rest).await.unwrap(), 0);
+        drop(waiting);
+    }
 }
