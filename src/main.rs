@@ -264,12 +264,7 @@ async fn open_authenticator(
 }
 
 /// The parts whose files may change while the server runs.
-fn watched(
-    parts: &server::Parts,
-    config: &Config,
-    file: Option<PathBuf>,
-    stale: Stale,
-) -> Reload {
+fn watched(parts: &server::Parts, config: &Config, file: Option<PathBuf>, stale: Stale) -> Reload {
     let mut reload = Reload::new(stale);
     if let Some(tls) = parts.tls.clone() {
         reload.register("tls", tls.files().paths(), move || tls.reload());

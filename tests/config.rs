@@ -36,8 +36,12 @@ fn sources(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> 
     }
 }
 
+/// Whoever names callers must say what each may do.
+const POLICIES: &[(&str, &str)] =
+    &[("policy_dir", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/policies/read-only"))];
+
 fn of_file(text: &str) -> Config {
-    Config::parse(&sources(text, &[], &[])).unwrap()
+    Config::parse(&sources(text, &[], POLICIES)).unwrap()
 }
 
 fn complaints(sources: &Sources) -> Vec<String> {
@@ -46,7 +50,7 @@ fn complaints(sources: &Sources) -> Vec<String> {
 
 /// The one complaint about a file.
 fn complaint(text: &str) -> String {
-    let all = complaints(&sources(text, &[], &[]));
+    let all = complaints(&sources(text, &[], POLICIES));
     assert_eq!(all.len(), 1, "{all:#?}");
     all[0].clone()
 }
@@ -325,19 +329,14 @@ fn with_tls_and_authenticated_callers_anything_starts() {
     let config::TlsConfig::Server(files) = &config.tls else { panic!("{config:?}") };
     assert_eq!(files.key, PathBuf::from("etc/b"), "beside the file that names it");
     for (from, to, missing) in [
-        (
-            "tls_client_auth = \"required\"",
-            "tls_client_auth = \"optional\"",
-            "callers are not authenticated",
-        ),
         (MTLS, "tls = \"upstream\"\n", "callers are not authenticated"),
         (
             MTLS,
             "",
-            "callers are not authenticated (tls_client_auth = required) and connections are",
+            "callers are not authenticated ([[jwt_issuers]], [[static_tokens]], or tls_client_auth) and connections are",
         ),
     ] {
-        let all = complaints(&sources(&ec2.replace(from, to), &[], &[]));
+        let all = complaints(&sources(&ec2.replace(from, to), &[], POLICIES));
         for (place, line) in ["listen", "admin_listen", "backend"].iter().zip(&all) {
             assert!(line.contains(place) && line.contains(missing), "{all:#?}");
         }

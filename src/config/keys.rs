@@ -480,7 +480,8 @@ const ACCESS: &[Key] = &[
         default: "",
         only_with: None,
         doc: "The Cedar policies that say who may do what: all *.cedar files of this folder. \
-              What no policy permits is denied. Without it everything is allowed. A \
+              What no policy permits is denied. Required where callers \
+              are authenticated; without it everything is allowed. A \
               relative name in the configuration file starts from that file's folder. See \
               docs/access.md.",
     },

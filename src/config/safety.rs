@@ -111,8 +111,9 @@ fn check_policies(reader: &mut Reader<'_>, config: &Config, authenticated: bool)
 
 /// What is missing, and how to have it.
 fn missing(start: Start) -> String {
-    let authentication = (!start.authenticated)
-        .then_some("callers are not authenticated ([[jwt_issuers]], [[static_tokens]], or tls_client_auth)");
+    let authentication = (!start.authenticated).then_some(
+        "callers are not authenticated ([[jwt_issuers]], [[static_tokens]], or tls_client_auth)",
+    );
     let encryption =
         (!start.encrypted).then_some("connections are not encrypted (tls = server or upstream)");
     let both: Vec<&str> = authentication.into_iter().chain(encryption).collect();

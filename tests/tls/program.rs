@@ -37,12 +37,17 @@ impl World {
         folder.put("other", &Ca::new("others").leaf("other"));
         folder.write("ca.pem", &ca.pem);
         folder.write("token", "pct_hush\n");
+        // Callers with a name need a policy; TLS is the matter here.
+        std::fs::create_dir(folder.0.join("policies")).unwrap();
+        let all = "permit (principal, action, resource);";
+        std::fs::write(folder.0.join("policies/all.cedar"), all).unwrap();
         Self { folder, ca }
     }
 
     fn command(&self, program: impl AsRef<Path>, line: &str) -> Command {
         let mut command = Command::new(program.as_ref());
         command.args(line.split_whitespace()).env_clear().current_dir(&self.folder.0);
+        command.env("PORTCULLIS_POLICY_DIR", "policies");
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }
@@ -124,7 +129,7 @@ async fn its_own_commands_prove_who_they_are() {
     let address = &server.grpc;
     let (code, out, err) = world.run(&format!("health --address {address} {own}")).await;
     assert_eq!((code, out.as_str()), (0, "SERVING\n"), "{err}");
-    for flags in [own, &format!("{own} --tls-server-name localhost --token-file token")] {
+    for flags in [own, &format!("{own} --tls-server-name localhost")] {
         let (code, out, err) =
             world.run(&format!("describe-groups --address {address} {flags}")).await;
         assert!(code == 0 && out.contains("SecurityGroups"), "{out}{err}");

@@ -4,10 +4,12 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use portcullis::{
+    access::Access,
     api::proto::v1::{self, security_group_service_client::SecurityGroupServiceClient as Groups},
     backend::sandbox::Sandbox,
     clock::SystemClock,
-    config::Limits,
+    config::{AuthenticationConfig, Limits},
+    credentials::Authenticator,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
     tls::{ClientAuth, Files, Tls, client},
@@ -61,7 +63,19 @@ impl Server {
         let (sandbox, _) = Sandbox::open(None, None, clock.clone(), random.clone()).unwrap();
         let limits = Limits::default();
         let backend = Arc::new(sandbox);
-        let parts = Parts { limits, tls: Some(tls.clone()), backend, sandbox: None, clock, random };
+        // TLS alone is the matter here: whoever gets a connection is served.
+        let off = AuthenticationConfig::default();
+        let authenticator = Authenticator::open(off, false, clock.clone()).await.unwrap();
+        let parts = Parts {
+            limits,
+            tls: Some(tls.clone()),
+            authenticator: Arc::new(authenticator),
+            backend,
+            sandbox: None,
+            access: Arc::new(Access::allow_all()),
+            clock,
+            random,
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
