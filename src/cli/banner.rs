@@ -42,7 +42,7 @@ pub fn banner(config: &Config, addresses: Addresses, sample: Option<Sample<'_>>)
          admin    {admin}\n  \
          backend  {}\n",
         env!("CARGO_PKG_VERSION"),
-        security(&config.tls),
+        security(config),
         backend(&config.backend),
     );
     // Writing to a String cannot fail.
@@ -66,8 +66,11 @@ pub fn banner(config: &Config, addresses: Addresses, sample: Option<Sample<'_>>)
     text
 }
 
-fn security(tls: &TlsConfig) -> &'static str {
-    match tls {
+fn security(config: &Config) -> &'static str {
+    match &config.tls {
+        TlsConfig::Off if config.authentication.has_credentials() => {
+            "plaintext: for this machine only; callers prove who they are"
+        }
         TlsConfig::Off => "plaintext, no authentication: for this machine only",
         TlsConfig::Upstream => "plaintext, encrypted by what stands in front of it",
         TlsConfig::Server(files) => match files.client_auth {
