@@ -97,6 +97,10 @@ pub fn check(reader: &mut Reader<'_>, config: &Config) {
         reader.complain("sandbox_ec2_listen", message);
     }
     check_policies(reader, config, start.authenticated);
+    if reader.is_given("spiffe_trust_domains") && !config.tls.names_clients() {
+        let message = "does nothing unless clients have certificates: set tls_client_auth";
+        reader.complain("spiffe_trust_domains", message.to_owned());
+    }
 }
 
 /// Callers have names, so something must say what each may do.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis::config::{JwtAlgorithm, KeysFrom};
 
-use crate::{complaint, of_file, sources};
+use crate::{MTLS, complaint, of_file, sources};
 
 const ISSUER: &str = r#"
 [[jwt_issuers]]
@@ -21,9 +21,10 @@ sha256 = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF"
 
 #[test]
 fn what_is_given_is_read_and_the_rest_has_defaults() {
-    let config = of_file(&format!(
-        "spiffe_trust_domains = [\"example.org\"]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\n{ISSUER}{TOKEN}"
-    ));
+    let lists =
+        "spiffe_trust_domains = [\"example.org\"]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\n";
+    assert!(complaint(lists).contains("spiffe_trust_domains: does nothing unless clients"));
+    let config = of_file(&format!("{MTLS}{lists}{ISSUER}{TOKEN}"));
     let authentication = &config.authentication;
     assert!(authentication.has_credentials());
     let issuer = &authentication.issuers[0];
@@ -139,13 +140,14 @@ fn every_fault_is_named() {
         ("jwt_issuers = [5]", "jwt_issuers[0]: takes a table, not a TOML integer"),
         ("trusted_proxies = [\"10.0.0.0/33\"]", "takes networks such as"),
         ("trusted_proxies = \"10.0.0.0/8\"", "takes a list of strings"),
-        ("spiffe_trust_domains = [\"spiffe://example.org\"]", "takes SPIFFE trust domains"),
         ("jwks_min_interval_ms = 400000", "more than jwks_refresh_interval_ms"),
         ("jwt_issuer = []", "did you mean jwt_issuers?"),
     ] {
         let told = complaint(text);
         assert!(told.contains(expected), "{expected}\nin {told}");
     }
+    let told = complaint(&format!("{MTLS}spiffe_trust_domains = [\"spiffe://example.org\"]"));
+    assert!(told.contains("takes SPIFFE trust domains"), "{told}");
 }
 
 #[test]

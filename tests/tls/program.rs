@@ -120,6 +120,26 @@ impl Program {
 const MTLS: &str = "--tls server --tls-cert-file server.pem --tls-key-file server.key \
                     --tls-client-auth required --tls-client-ca-files ca.pem";
 
+/// Optional is for callers with another credential: one without any is nobody.
+#[tokio::test]
+async fn without_an_optional_certificate_a_caller_is_refused_and_with_it_has_a_name() {
+    let world = World::new();
+    let policies = world.folder.0.join("policies/all.cedar");
+    let only_client = r#"permit (principal == Principal::"mtls::CN=client", action, resource);"#;
+    std::fs::write(policies, only_client).unwrap();
+    let server = world.serve(&MTLS.replace("required", "optional")).await;
+    let call = format!("describe-groups --address {} --tls-ca-file ca.pem", server.grpc);
+    let (code, out, err) = world.run(&call).await;
+    assert!(code == 1 && err.contains("CREDENTIALS_MISSING"), "{code} {out}{err}");
+    for (name, code, expected) in [("client", 0, "SecurityGroups"), ("server", 1, "ACCESS_DENIED")]
+    {
+        let own = format!("--tls-cert-file {name}.pem --tls-key-file {name}.key");
+        let (ended, out, err) = world.run(&format!("{call} {own}")).await;
+        assert!(ended == code && format!("{out}{err}").contains(expected), "{name}: {out}{err}");
+    }
+    server.end().await;
+}
+
 #[tokio::test]
 async fn its_own_commands_prove_who_they_are() {
     let world = World::new();
