@@ -38,6 +38,7 @@ pub mod credentials;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod ledger;
 pub mod principal;
 pub mod random;
 pub mod reload;
