@@ -31,6 +31,12 @@ pub enum Reason {
     Ec2Rejected,
     Ec2Unavailable,
     OutcomeUnknown,
+    OutcomeUnknownWithKey,
+    IdempotencyKeyReused,
+    OperationInProgress,
+    GroupInDoubt,
+    OperationNotFound,
+    LedgerUnavailable,
     CredentialsMissing,
     CredentialsInvalid,
     CredentialsExpired,
@@ -50,6 +56,7 @@ pub enum Reason {
 #[allow(missing_docs, reason = "these are gRPC's own names")]
 pub enum Code {
     Unknown,
+    Aborted,
     InvalidArgument,
     DeadlineExceeded,
     NotFound,
@@ -83,7 +90,12 @@ impl Reason {
             Self::Ec2RequestLimitExceeded => "EC2_REQUEST_LIMIT_EXCEEDED",
             Self::Ec2Rejected => "EC2_REJECTED",
             Self::Ec2Unavailable => "EC2_UNAVAILABLE",
-            Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
+            Self::OutcomeUnknown | Self::OutcomeUnknownWithKey => "OUTCOME_UNKNOWN",
+            Self::IdempotencyKeyReused => "IDEMPOTENCY_KEY_REUSED",
+            Self::OperationInProgress => "OPERATION_IN_PROGRESS",
+            Self::GroupInDoubt => "GROUP_IN_DOUBT",
+            Self::OperationNotFound => "OPERATION_NOT_FOUND",
+            Self::LedgerUnavailable => "LEDGER_UNAVAILABLE",
             Self::CredentialsMissing => "CREDENTIALS_MISSING",
             Self::CredentialsInvalid => "CREDENTIALS_INVALID",
             Self::CredentialsExpired => "CREDENTIALS_EXPIRED",
@@ -106,12 +118,15 @@ impl Reason {
             Self::InvalidGroupNotFound
             | Self::InvalidSecurityGroupRuleIdNotFound
             | Self::InvalidPermissionNotFound
+            | Self::OperationNotFound
             | Self::ServiceUnknown => Code::NotFound,
             Self::InvalidPermissionDuplicate | Self::InvalidGroupDuplicate => Code::AlreadyExists,
             Self::RulesPerSecurityGroupLimitExceeded
             | Self::DependencyViolation
             | Self::CannotDelete
+            | Self::IdempotencyKeyReused
             | Self::Ec2Rejected => Code::FailedPrecondition,
+            Self::OperationInProgress => Code::Aborted,
             Self::AccessDenied | Self::Ec2UnauthorizedOperation => Code::PermissionDenied,
             Self::CredentialsMissing | Self::CredentialsInvalid | Self::CredentialsExpired => {
                 Code::Unauthenticated
@@ -122,9 +137,12 @@ impl Reason {
             Self::Ec2CredentialsUnavailable
             | Self::Ec2Unavailable
             | Self::CredentialsUnverifiable
+            | Self::OutcomeUnknownWithKey
+            | Self::GroupInDoubt
+            | Self::LedgerUnavailable
             | Self::Overloaded
             | Self::Draining => Code::Unavailable,
-            // With an idempotency key it becomes UNAVAILABLE, once the ledger can settle it.
+            // Without a key, that is: with one, the same call again settles it.
             Self::OutcomeUnknown => Code::Unknown,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::Unimplemented => Code::Unimplemented,
@@ -135,9 +153,13 @@ impl Reason {
     /// Whether the same call, later, may well succeed, so that RetryInfo and pushback go with the refusal.
     pub fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Ec2RequestLimitExceeded | Self::Ec2Unavailable | Self::RateLimited => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Ec2RequestLimitExceeded
+            | Self::Ec2Unavailable
+            | Self::RateLimited
+            | Self::OutcomeUnknownWithKey
+            | Self::OperationInProgress
+            | Self::GroupInDoubt
+            | Self::LedgerUnavailable => Some(Duration::from_secs(1)),
             Self::Ec2CredentialsUnavailable | Self::CredentialsUnverifiable => {
                 Some(Duration::from_secs(5))
             }
@@ -157,6 +179,8 @@ impl Reason {
             | Self::Ec2UnauthorizedOperation
             | Self::Ec2Rejected
             | Self::OutcomeUnknown
+            | Self::IdempotencyKeyReused
+            | Self::OperationNotFound
             | Self::CredentialsMissing
             | Self::CredentialsInvalid
             | Self::CredentialsExpired
@@ -274,13 +298,7 @@ impl Error {
         wait: Duration,
         quota: (String, String),
     ) -> Self {
-        // Rounded up to what the trailer can say: who comes a moment too early is refused again.
-        let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        Self {
-            retry_after: Some(Duration::from_millis(millis)),
-            detail: Detail::Quota(Box::new(quota)),
-            ..Self::new(reason, message)
-        }
+        Self { detail: Detail::Quota(Box::new(quota)), ..Self::later(reason, message, wait) }
     }
 
     /// A bad request, with everything that is wrong with it.
@@ -309,6 +327,13 @@ impl Error {
             "the deadline passed; nothing was sent"
         };
         Self { operation_id, ..Self::new(Reason::DeadlineExceeded, message) }
+    }
+
+    /// A refusal that waiting cures, and after how long.
+    pub fn later(reason: Reason, message: impl Into<String>, wait: Duration) -> Self {
+        // Rounded up to what the trailer can say: who comes a moment too early is refused again.
+        let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        Self { retry_after: Some(Duration::from_millis(millis)), ..Self::new(reason, message) }
     }
 
     /// A fault of ours. The caller learns nothing but the request id.

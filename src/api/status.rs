@@ -125,6 +125,7 @@ pub fn dress(status: &Status, request_id: &str) -> Status {
 fn code(code: error::Code) -> Code {
     match code {
         error::Code::Unknown => Code::Unknown,
+        error::Code::Aborted => Code::Aborted,
         error::Code::InvalidArgument => Code::InvalidArgument,
         error::Code::DeadlineExceeded => Code::DeadlineExceeded,
         error::Code::NotFound => Code::NotFound,

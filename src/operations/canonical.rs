@@ -1,0 +1,108 @@
+//! A request in one form, whatever way it was spelled: what fingerprints are taken of, what records hold, and what two
+//! requests under one key are compared by.
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{Command, OnUnknown};
+use crate::{
+    backend::Selection,
+    ledger::stored::{StoredRule, StoredTag},
+    rule::{Direction, GroupRef, RuleSpec, Tag, Target},
+};
+
+/// Changes when the form does, so that an old fingerprint is never taken for a new one.
+const VERSION: &str = "portcullis.v1/1";
+
+/// A mutation in canonical form. Whether it is verified afterwards is not part of it: that changes nothing.
+pub fn request(target: &Target, command: &Command) -> Value {
+    let mut form = Map::new();
+    form.insert("AccountId".to_owned(), target.account.as_str().into());
+    form.insert("Region".to_owned(), target.region.as_str().into());
+    match command {
+        Command::Revoke(request) => {
+            group(&mut form, &request.group);
+            match &request.selection {
+                Selection::Specs(specs) => rules(&mut form, request.direction, specs),
+                Selection::Ids(ids) => {
+                    let mut ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+                    ids.sort_unstable();
+                    form.insert("SecurityGroupRuleIds".to_owned(), ids.into());
+                }
+            }
+            let on_unknown = match request.on_unknown {
+                OnUnknown::AsEc2 => "UNSPECIFIED",
+                OnUnknown::Fail => "FAIL",
+                OnUnknown::RevokeMatched => "REVOKE_MATCHED",
+            };
+            form.insert("OnUnknown".to_owned(), on_unknown.into());
+        }
+        Command::Authorize(request) => {
+            group(&mut form, &request.rules.group);
+            rules(&mut form, request.rules.direction, &request.rules.specs);
+            tags(&mut form, &request.rules.tags);
+        }
+        Command::Create(request) => {
+            form.insert("GroupName".to_owned(), request.0.name.as_str().into());
+            form.insert("Description".to_owned(), request.0.description.as_str().into());
+            let vpc = request.0.vpc_id.as_ref();
+            form.extend(vpc.map(|vpc| ("VpcId".to_owned(), vpc.as_str().into())));
+            tags(&mut form, &request.0.tags);
+        }
+        Command::Delete(request) => group(&mut form, &request.0.group),
+        Command::DescribeGroups(_) | Command::DescribeRules(_) => {}
+    }
+    Value::Object(form)
+}
+
+fn group(form: &mut Map<String, Value>, group: &GroupRef) {
+    let (name, value) = match group {
+        GroupRef::Id(id) => ("GroupId", id.as_str()),
+        GroupRef::Name(name) => ("GroupName", name.as_str()),
+    };
+    form.insert(name.to_owned(), value.into());
+}
+
+/// Atomic rules, without host bits, in one order.
+fn rules(form: &mut Map<String, Value>, direction: Direction, specs: &[RuleSpec]) {
+    let mut rules: Vec<String> = specs
+        .iter()
+        .map(|spec| {
+            let spec = RuleSpec { peer: spec.peer.clone().canonical(), ..spec.clone() };
+            json!(StoredRule::of_spec(direction, &spec)).to_string()
+        })
+        .collect();
+    rules.sort_unstable();
+    form.insert("IpPermissions".to_owned(), rules.into());
+}
+
+fn tags(form: &mut Map<String, Value>, tags: &[Tag]) {
+    let mut tags: Vec<String> =
+        tags.iter().map(|tag| json!(StoredTag::from(tag)).to_string()).collect();
+    tags.sort_unstable();
+    form.insert("Tags".to_owned(), tags.into());
+}
+
+/// The fingerprint of a request in canonical form.
+pub fn fingerprint(method: &str, request: &Value) -> String {
+    sha256([VERSION.as_bytes(), method.as_bytes(), request.to_string().as_bytes()])
+}
+
+/// The members in which two requests differ, by name; values are not for everybody to see.
+pub fn differing(recorded: &Value, asked: &Value) -> Vec<String> {
+    let members = |value: &Value| value.as_object().cloned().unwrap_or_default();
+    let (recorded, asked) = (members(recorded), members(asked));
+    let names = recorded.keys().chain(asked.keys().filter(|name| !recorded.contains_key(*name)));
+    names.filter(|name| recorded.get(*name) != asked.get(*name)).cloned().collect()
+}
+
+/// SHA-256 in hexadecimal over parts, each with its length before it.
+pub fn sha256<T: AsRef<[u8]>>(parts: impl IntoIterator<Item = T>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        let part = part.as_ref();
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
