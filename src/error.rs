@@ -27,6 +27,8 @@ pub enum Reason {
     Ec2UnauthorizedOperation,
     Ec2CredentialsUnavailable,
     Ec2RequestLimitExceeded,
+    Ec2BudgetExhausted,
+    RateLimited,
     Ec2Rejected,
     Ec2Unavailable,
     OutcomeUnknown,
@@ -73,6 +75,8 @@ impl Reason {
             Self::Ec2UnauthorizedOperation => "EC2_UNAUTHORIZED_OPERATION",
             Self::Ec2CredentialsUnavailable => "EC2_CREDENTIALS_UNAVAILABLE",
             Self::Ec2RequestLimitExceeded => "EC2_REQUEST_LIMIT_EXCEEDED",
+            Self::Ec2BudgetExhausted => "EC2_BUDGET_EXHAUSTED",
+            Self::RateLimited => "RATE_LIMITED",
             Self::Ec2Rejected => "EC2_REJECTED",
             Self::Ec2Unavailable => "EC2_UNAVAILABLE",
             Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
@@ -100,7 +104,10 @@ impl Reason {
             | Self::CannotDelete
             | Self::Ec2Rejected => Code::FailedPrecondition,
             Self::Ec2UnauthorizedOperation => Code::PermissionDenied,
-            Self::Ec2RequestLimitExceeded | Self::RequestTooLarge => Code::ResourceExhausted,
+            Self::Ec2RequestLimitExceeded
+            | Self::Ec2BudgetExhausted
+            | Self::RateLimited
+            | Self::RequestTooLarge => Code::ResourceExhausted,
             Self::Ec2CredentialsUnavailable
             | Self::Ec2Unavailable
             | Self::Overloaded
@@ -113,10 +120,14 @@ impl Reason {
         }
     }
 
-    /// Whether the same call, later, may well succeed, so that RetryInfo and pushback go with the refusal.
+    /// Whether the same call, later, may well succeed, so that RetryInfo and pushback go with the refusal. An error that
+    /// knows better has its own time.
     pub fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Ec2RequestLimitExceeded | Self::Ec2Unavailable => Some(Duration::from_secs(1)),
+            Self::Ec2RequestLimitExceeded
+            | Self::Ec2BudgetExhausted
+            | Self::RateLimited
+            | Self::Ec2Unavailable => Some(Duration::from_secs(1)),
             Self::Ec2CredentialsUnavailable => Some(Duration::from_secs(5)),
             Self::Overloaded => Some(Duration::from_millis(100)),
             Self::Draining => Some(Duration::from_millis(50)),
@@ -160,6 +171,8 @@ pub struct Error {
     pub operation_id: Option<Arc<str>>,
     /// What the reason brings with it.
     pub detail: Detail,
+    /// After how long the same call may well succeed.
+    pub retry_after: Option<Duration>,
     /// For the log only.
     pub internal: Option<Box<str>>,
 }
@@ -233,7 +246,24 @@ impl Error {
             ec2: None,
             operation_id: None,
             detail: Detail::None,
+            retry_after: reason.retry_after(),
             internal: None,
+        }
+    }
+
+    /// A refusal that waiting cures, and after how long. `quota` is what ran out: its subject and description.
+    pub fn exhausted(
+        reason: Reason,
+        message: impl Into<String>,
+        wait: Duration,
+        quota: (String, String),
+    ) -> Self {
+        // Rounded up to what the trailer can say: who comes a moment too early is refused again.
+        let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        Self {
+            retry_after: Some(Duration::from_millis(millis)),
+            detail: Detail::Quota(Box::new(quota)),
+            ..Self::new(reason, message)
         }
     }
 
@@ -286,6 +316,12 @@ impl Error {
             BackendError::DeadlineTooNear => Self::new(
                 Reason::DeadlineExceeded,
                 "the deadline left no time to call EC2; nothing was sent",
+            ),
+            BackendError::BudgetExhausted { action, target, wait } => Self::exhausted(
+                Reason::Ec2BudgetExhausted,
+                format!("{action} in {target} is busy until after the deadline; nothing was sent"),
+                wait,
+                (format!("ec2:{target}/{action}"), "EC2's request budget".to_owned()),
             ),
             BackendError::TargetNotConfigured { asked } => Self::new(
                 Reason::TargetNotConfigured,

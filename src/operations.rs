@@ -20,8 +20,9 @@ use crate::{
     },
     clock::Clock,
     error::Error,
+    pacing::{Action, Lane},
     principal::{Peer, Principal},
-    rule::{AccountId, Region, Target},
+    rule::{AccountId, Direction, Region, Target},
 };
 
 pub mod authorize;
@@ -60,6 +61,8 @@ pub struct CallMeta {
     pub principal: Arc<Principal>,
     /// The other end of the caller's connection.
     pub peer: Peer,
+    /// Whether it is incident response, which has a lane of its own to EC2.
+    pub incident: bool,
     /// How far the call has come; shared with the layers that may have to answer for it.
     pub progress: Arc<Progress>,
 }
@@ -139,8 +142,20 @@ impl Operations {
             .backend
             .resolve(meta.account.clone(), meta.region.clone())
             .map_err(|error| Error::from_backend(error, ""))?;
-        let context =
-            CallContext { deadline: meta.deadline, operation_id: meta.operation_id.to_string() };
+        let mutation = command.mutation();
+        let mut context = CallContext::new(meta.deadline, meta.operation_id.as_ref());
+        context.caller = Some(meta.principal.clone());
+        (context.lane, context.read_lane) = match (meta.incident, mutation) {
+            (true, _) => (Lane::Incident, Lane::Incident),
+            (false, Some(_)) => (Lane::Common, Lane::OwnReads),
+            (false, None) => (Lane::Common, Lane::Common),
+        };
+        // Before any read: a change that cannot be sent in time costs EC2 nothing.
+        if let Some(action) = mutation
+            && let Some(reserved) = self.backend.reserve(&context, &target, action)
+        {
+            reserved.await.map_err(|error| Error::from_backend(error, ""))?;
+        }
         let work = Work {
             backend: self.backend.as_ref(),
             clock: self.clock.as_ref(),
@@ -202,6 +217,24 @@ pub(crate) fn is_dry_run_success(error: &BackendError) -> bool {
 // === impl Command ===
 
 impl Command {
+    /// EC2's action, if the command changes something.
+    fn mutation(&self) -> Option<Action> {
+        let action = match self {
+            Self::Revoke(request) => match request.direction {
+                Direction::Egress => Action::RevokeEgress,
+                Direction::Ingress => Action::RevokeIngress,
+            },
+            Self::Authorize(request) => match request.rules.direction {
+                Direction::Egress => Action::AuthorizeEgress,
+                Direction::Ingress => Action::AuthorizeIngress,
+            },
+            Self::Create(_) => Action::CreateGroup,
+            Self::Delete(_) => Action::DeleteGroup,
+            Self::DescribeGroups(_) | Self::DescribeRules(_) => return None,
+        };
+        self.is_mutation().then_some(action)
+    }
+
     /// Whether it changes something, so that it must be run to its end once it was sent.
     pub fn is_mutation(&self) -> bool {
         match self {

@@ -50,7 +50,7 @@ impl std::error::Error for Logged {}
 /// The status of an error.
 pub fn encode(error: Error, request_id: &str) -> Status {
     let code = code(error.reason.code());
-    let retry_after = error.reason.retry_after();
+    let retry_after = error.retry_after;
     let message = cut(&error.message, MAX_MESSAGE_BYTES);
     let mut details =
         vec![any("google.rpc.ErrorInfo", &error_info(&error)), request_info(request_id)];
