@@ -9,7 +9,7 @@ use portcullis::{
     api::proto::v1::{self, security_group_service_client::SecurityGroupServiceClient},
     backend::sandbox::Sandbox,
     clock::SystemClock,
-    config::Limits,
+    config::{Limits, RateLimits},
     random::SeededRandom,
     server::{self, Parts, ServerStatus},
 };
@@ -79,6 +79,7 @@ async fn serve(sandbox: Sandbox) -> SecurityGroupServiceClient<tonic::transport:
     let limits = Limits { reflection: false, ..Limits::default() };
     let parts = Parts {
         limits,
+        rate_limits: RateLimits::default(),
         backend: sandbox.clone(),
         sandbox: None,
         clock: Arc::new(SystemClock),

@@ -17,12 +17,15 @@ use self::reader::Reader;
 
 mod file;
 pub mod keys;
+mod rate_limits;
 mod reader;
 mod reference;
 mod safety;
 mod targets;
 
-pub use self::{reader::nearest, reference::reference};
+pub use self::{
+    rate_limits::{CallClass, LimitedCaller, Rate, RateLimits, RateOverride},
+    reader::nearest, reference::reference};
 
 /// The whole configuration, checked.
 #[derive(Debug)]
@@ -39,6 +42,10 @@ pub struct Config {
     pub default_region: Option<Region>,
     /// What bounds calls and connections.
     pub limits: Limits,
+    /// How often each caller may call.
+    pub rate_limits: RateLimits,
+    /// How much of EC2's request budgets is used, in percent; none: calls are not paced.
+    pub pacing_percent: Option<u32>,
     /// The log.
     pub log: LogConfig,
     /// The settings in effect and where each comes from, for people.
@@ -63,6 +70,8 @@ pub struct SandboxConfig {
     pub ec2_listen: Option<SocketAddr>,
     /// Whether that may be an address that other machines reach.
     pub ec2_allow_remote: bool,
+    /// Whether it throttles as EC2 does.
+    pub throttle: bool,
 }
 
 /// EC2's part.
@@ -244,13 +253,16 @@ impl Config {
             default_account: reader.account("default_account_id"),
             default_region: reader.region("default_region"),
             limits: Limits::read(&mut reader),
+            rate_limits: rate_limits::read(&mut reader),
+            pacing_percent: None,
             log: LogConfig::read(&mut reader),
             settings: Vec::new(),
         };
+        let pacing_percent = pacing(&mut reader, &config.backend);
         targets::check_default(&mut reader, &config);
         safety::check(&mut reader, &config);
         let settings = reader.finish()?;
-        Ok(Self { settings, ..config })
+        Ok(Self { settings, pacing_percent, ..config })
     }
 
     /// The settings in effect as a file would have them, each with where it comes from. Secrets are left out.
@@ -264,6 +276,19 @@ impl Config {
     }
 }
 
+fn pacing(reader: &mut Reader<'_>, backend: &BackendConfig) -> Option<u32> {
+    let on = match reader.word("ec2_pacing") {
+        "on" => true,
+        "off" => false,
+        _ => matches!(backend, BackendConfig::Ec2(_)),
+    };
+    let percent = reader.count("ec2_pacing_percent");
+    if !on && reader.is_given("ec2_pacing_percent") {
+        reader.complain("ec2_pacing_percent", "does nothing while ec2_pacing is off".to_owned());
+    }
+    on.then_some(percent)
+}
+
 impl BackendConfig {
     fn read(reader: &mut Reader<'_>) -> Self {
         let word = reader.word("backend");
@@ -274,6 +299,7 @@ impl BackendConfig {
                 state: reader.files("sandbox_state"),
                 ec2_listen: reader.address_or_off("sandbox_ec2_listen"),
                 ec2_allow_remote: reader.switch("sandbox_ec2_allow_remote"),
+                throttle: reader.switch("sandbox_throttle"),
             }),
         }
     }

@@ -13,7 +13,7 @@ use portcullis::config::TargetConfig;
 use portcullis::{
     admin,
     api::query,
-    backend::{Backend, sandbox::Sandbox},
+    backend::{Backend, paced::Paced, sandbox::Sandbox},
     cli::{
         self, Command, Settings,
         banner::{Addresses, Sample, banner},
@@ -193,7 +193,12 @@ async fn open(config: &Config) -> Result<server::Parts, String> {
         }
         BackendConfig::Ec2(ec2) => (open_ec2(config, ec2).await?, None),
     };
-    Ok(server::Parts { limits: config.limits.clone(), backend, sandbox, clock, random })
+    let backend = match config.pacing_percent {
+        Some(percent) => Arc::new(Paced::new(backend, percent)),
+        None => backend,
+    };
+    let (limits, rate_limits) = (config.limits.clone(), config.rate_limits.clone());
+    Ok(server::Parts { limits, rate_limits, backend, sandbox, clock, random })
 }
 
 /// The sandbox with the state of the configured files, or the sample.
@@ -212,16 +217,19 @@ fn open_sandbox(
     let state = (!states.is_empty()).then(|| Sandbox::merge_states(states));
     let target = config.default_account.clone().zip(config.default_region.clone());
     let target = target.map(|(account, region)| Target { account, region });
-    let (sandbox, warnings) =
+    let (opened, warnings) =
         Sandbox::open(state, target, clock, random).map_err(|violations| {
             let lines =
                 violations.iter().map(|wrong| format!("\n  {}: {}", wrong.field, wrong.message));
             format!("the sandbox's state is wrong:{}", lines.collect::<String>())
         })?;
+    if sandbox.throttle {
+        opened.throttle();
+    }
     for warning in warnings {
         tracing::warn!(assumed = warning, "sandbox state");
     }
-    Ok(Arc::new(sandbox))
+    Ok(Arc::new(opened))
 }
 
 /// The sandbox's EC2 door, if it is to have one. Like the admin listener it answers as long as the process runs.

@@ -9,7 +9,7 @@ use toml::{
 
 use super::{
     Complaint,
-    keys::{self, Key, TARGETS, Takes},
+    keys::{self, Key, RATE_LIMITS, TARGETS, Takes},
     reader::nearest,
 };
 
@@ -91,7 +91,7 @@ impl<'a> File<'a> {
     fn check_names(&self, table: &DeTable<'a>, within: &str, complaints: &mut Vec<Complaint>) {
         for (key, value) in table {
             let name = format!("{within}{}", key.get_ref());
-            if name == TARGETS || keys::find(&name).is_some() {
+            if name == TARGETS || name == RATE_LIMITS || keys::find(&name).is_some() {
                 continue;
             }
             let prefix = format!("{name}.");
@@ -104,7 +104,7 @@ impl<'a> File<'a> {
             }
             let names = keys::groups().flat_map(|(_, keys)| keys).map(|key| key.name);
             let message =
-                format!("there is no such setting{}", nearest(&name, names.chain([TARGETS])));
+                format!("there is no such setting{}", nearest(&name, names.chain([TARGETS, RATE_LIMITS])));
             complaints.push(Complaint { place: self.place_at(key.span().start, &name), message });
         }
     }

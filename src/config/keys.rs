@@ -129,6 +129,23 @@ pub const TARGET_MEMBERS: &[(&str, &str, bool, &str)] = &[
     ),
 ];
 
+/// The table of limits for some callers: `[[rate_limits]]`, in the file only.
+pub const RATE_LIMITS: &str = "rate_limits";
+
+/// A member of a limit: its name, what it takes, whether it is required, and what it is.
+pub const RATE_LIMIT_MEMBERS: &[(&str, &str, bool, &str)] = &[
+    ("principal", "a principal's id", false, "The one caller it is for. Either this or `group`."),
+    (
+        "group",
+        "a group's name",
+        false,
+        "Each caller in the group has this limit for itself. A principal's own limit goes before its groups'; of several groups the first listed counts.",
+    ),
+    ("class", "`read` or `mutate`", true, "Which calls it counts."),
+    ("per_second", "0 to 1000000", true, "How many calls come back in a second. 0: no limit."),
+    ("burst", "1 to 1000000", false, "How many calls may come at once. Without it as many as come back in a second."),
+];
+
 const MILLISECONDS: &str = "milliseconds";
 const DAY: u64 = 86_400_000;
 
@@ -137,6 +154,7 @@ const GROUPS: &[(&str, &[Key])] = &[
     ("Backend", BACKEND),
     ("Calls", CALLS),
     ("Connections", CONNECTIONS),
+    ("Limits", LIMITS),
     ("Logging", LOGGING),
 ];
 
@@ -215,6 +233,14 @@ const BACKEND: &[Key] = &[
         only_with: Some("sandbox"),
         doc: "Lets sandbox_ec2_listen be an address that other machines reach. Whoever \
               reaches it can change everything in the sandbox.",
+    },
+    Key {
+        name: "sandbox_throttle",
+        takes: Takes::Switch,
+        default: "false",
+        only_with: Some("sandbox"),
+        doc: "Whether the sandbox refuses with RequestLimitExceeded what is beyond EC2's own \
+              request budgets, such as 50 revokes at once and 5 a second.",
     },
     Key {
         name: "ec2_endpoint_url",
@@ -314,6 +340,61 @@ const CONNECTIONS: &[Key] = &[
         default: "10000",
         only_with: None,
         doc: "How long a ping may stay unanswered before the connection is closed.",
+    },
+];
+
+const LIMITS: &[Key] = &[
+    Key {
+        name: "rate_limit_read_per_second",
+        takes: Takes::Number("calls", 0, 1_000_000),
+        default: "0",
+        only_with: None,
+        doc: "How many reads each caller may make in a second, in this process. 0: no limit.",
+    },
+    Key {
+        name: "rate_limit_read_burst",
+        takes: Takes::Number("calls", 1, 1_000_000),
+        default: "100",
+        only_with: None,
+        doc: "How many reads each caller may make at once.",
+    },
+    Key {
+        name: "rate_limit_mutate_per_second",
+        takes: Takes::Number("calls", 0, 1_000_000),
+        default: "0",
+        only_with: None,
+        doc: "How many changes, dry runs included, each caller may make in a second, in this \
+              process. 0: no limit.",
+    },
+    Key {
+        name: "rate_limit_mutate_burst",
+        takes: Takes::Number("calls", 1, 1_000_000),
+        default: "20",
+        only_with: None,
+        doc: "How many changes each caller may make at once.",
+    },
+    Key {
+        name: "rate_limit_mode",
+        takes: Takes::Choice(&["enforce", "report-only"]),
+        default: "enforce",
+        only_with: None,
+        doc: "Whether calls over a limit are refused, or only logged.",
+    },
+    Key {
+        name: "ec2_pacing",
+        takes: Takes::Choice(&["auto", "on", "off"]),
+        default: "auto",
+        only_with: None,
+        doc: "Whether calls wait for their share of EC2's request budgets, so that EC2 does not \
+              throttle the account. auto: on with EC2, off with the sandbox.",
+    },
+    Key {
+        name: "ec2_pacing_percent",
+        takes: Takes::Number("percent", 1, 100),
+        default: "80",
+        only_with: None,
+        doc: "How much of EC2's budgets this process uses. Others use the account, too; with \
+              several processes divide it among them.",
     },
 ];
 

@@ -15,7 +15,7 @@ use crate::rule::{AccountId, Region};
 use super::{
     Complaint, Setting, Sources,
     file::File,
-    keys::{self, CONFIG_ENV, ENV_PREFIX, Key, TARGETS, Takes},
+    keys::{self, CONFIG_ENV, ENV_PREFIX, Key, RATE_LIMITS, TARGETS, Takes},
 };
 
 /// Variables that only tests know.
@@ -324,8 +324,11 @@ fn check_variable(name: &str, value: &str) -> Option<Complaint> {
     {
         return None;
     }
-    let message = if name == format!("{ENV_PREFIX}{}", TARGETS.to_uppercase()) {
-        format!("only the configuration file can hold [[{TARGETS}]]")
+    let table = [TARGETS, RATE_LIMITS]
+        .into_iter()
+        .find(|table| name == format!("{ENV_PREFIX}{}", table.to_uppercase()));
+    let message = if let Some(table) = table {
+        format!("only the configuration file can hold [[{table}]]")
     } else {
         let names = known.iter().map(String::as_str).chain([CONFIG_ENV]);
         format!("there is no such setting{}", nearest(name, names))

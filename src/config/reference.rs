@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{self, TARGET_MEMBERS, TARGETS, Takes};
+use super::keys::{self, RATE_LIMIT_MEMBERS, RATE_LIMITS, TARGET_MEMBERS, TARGETS, Takes};
 
 const HEAD: &str = "\
 # Configuration
@@ -40,6 +40,21 @@ role_arn = \"arn:aws:iam::123456789012:role/portcullis\"
 | --- | --- | --- | --- |
 ";
 
+const RATE_LIMITS_HEAD: &str = "
+Limits of some callers that replace everyone's. In the file only, one table for each:
+
+```toml
+[[rate_limits]]
+group = \"deployers\"
+class = \"mutate\"
+per_second = 5
+burst = 50
+```
+
+| member | takes | required | meaning |
+| --- | --- | --- | --- |
+";
+
 /// The whole text.
 pub fn reference() -> String {
     let mut text = HEAD.to_owned();
@@ -67,11 +82,17 @@ pub fn reference() -> String {
         }
     }
     let _ = write!(text, "\n## `[[{TARGETS}]]`\n{TARGETS_HEAD}");
-    for (name, takes, required, doc) in TARGET_MEMBERS {
+    members(&mut text, TARGET_MEMBERS);
+    let _ = write!(text, "\n## `[[{RATE_LIMITS}]]`\n{RATE_LIMITS_HEAD}");
+    members(&mut text, RATE_LIMIT_MEMBERS);
+    text
+}
+
+fn members(text: &mut String, members: &[(&str, &str, bool, &str)]) {
+    for (name, takes, required, doc) in members {
         let required = if *required { "yes" } else { "no" };
         let _ = writeln!(text, "| `{name}` | {takes} | {required} | {doc} |");
     }
-    text
 }
 
 fn usage(key: &keys::Key) -> String {

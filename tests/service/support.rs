@@ -17,7 +17,7 @@ use portcullis::{
     },
     backend::sandbox::Sandbox,
     clock::SystemClock,
-    config::Limits,
+    config::{Limits, RateLimits},
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
 };
@@ -91,7 +91,7 @@ async fn start_as(limits: Limits, sandbox_service: bool) -> Server {
     let sandbox = Arc::new(sandbox);
     let backend = sandbox.clone();
     let sandbox = sandbox_service.then_some(sandbox);
-    let parts = Parts { limits, backend, sandbox, clock, random };
+    let parts = Parts { limits, rate_limits: RateLimits::default(), backend, sandbox, clock, random };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();

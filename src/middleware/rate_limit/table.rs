@@ -12,7 +12,7 @@
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -40,6 +40,10 @@ pub struct Table {
     sets: Box<[Mutex<Set>]>,
     places: usize,
 }
+
+/// A table as a limiter has it.
+#[derive(Clone, Debug)]
+pub struct Shared(pub Arc<Table>);
 
 #[derive(Debug, Default)]
 struct Set {
@@ -104,15 +108,25 @@ fn lock(set: &Mutex<Set>) -> MutexGuard<'_, Set> {
     set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl StateStore for &Table {
+impl StateStore for Shared {
     type Key = Key;
 
     fn measure_and_replace<T, F, E>(&self, key: &Key, measure: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
+        self.0.measure(*key, measure)
+    }
+}
+
+impl Table {
+    fn measure<T, E>(
+        &self,
+        key: Key,
+        measure: impl Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    ) -> Result<T, E> {
         // There are as many sets as a mask can name; without one the caller is new each time.
-        let Some(mut set) = self.set(*key) else { return measure(None).map(|(answer, _)| answer) };
+        let Some(mut set) = self.set(key) else { return measure(None).map(|(answer, _)| answer) };
         if let Some((_, number)) = set.known.iter_mut().find(|(known, _)| *known == key.0) {
             let (answer, next) = measure(Some((*number).into()))?;
             *number = next.into();
@@ -156,7 +170,7 @@ mod tests {
     fn call(table: &Table, caller: &str, burst: u64) -> bool {
         const SECOND: u64 = 1_000_000_000;
         let now = table.now();
-        let used = table.measure_and_replace(&table.key(caller), |number| {
+        let used = table.measure(table.key(caller), |number| {
             let number = u64::from(number.unwrap_or(now.into())).max(now);
             let fits = number + SECOND <= now + burst * SECOND;
             if fits { Ok(((), Nanos::from(number + SECOND))) } else { Err(()) }
