@@ -25,7 +25,9 @@ mod targets;
 
 pub use self::{
     rate_limits::{CallClass, LimitedCaller, Rate, RateLimits, RateOverride},
-    reader::nearest, reference::reference};
+    reader::nearest,
+    reference::reference,
+};
 
 /// The whole configuration, checked.
 #[derive(Debug)]
@@ -283,9 +285,6 @@ fn pacing(reader: &mut Reader<'_>, backend: &BackendConfig) -> Option<u32> {
         _ => matches!(backend, BackendConfig::Ec2(_)),
     };
     let percent = reader.count("ec2_pacing_percent");
-    if !on && reader.is_given("ec2_pacing_percent") {
-        reader.complain("ec2_pacing_percent", "does nothing while ec2_pacing is off".to_owned());
-    }
     on.then_some(percent)
 }
 

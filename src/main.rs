@@ -217,12 +217,11 @@ fn open_sandbox(
     let state = (!states.is_empty()).then(|| Sandbox::merge_states(states));
     let target = config.default_account.clone().zip(config.default_region.clone());
     let target = target.map(|(account, region)| Target { account, region });
-    let (opened, warnings) =
-        Sandbox::open(state, target, clock, random).map_err(|violations| {
-            let lines =
-                violations.iter().map(|wrong| format!("\n  {}: {}", wrong.field, wrong.message));
-            format!("the sandbox's state is wrong:{}", lines.collect::<String>())
-        })?;
+    let (opened, warnings) = Sandbox::open(state, target, clock, random).map_err(|violations| {
+        let lines =
+            violations.iter().map(|wrong| format!("\n  {}: {}", wrong.field, wrong.message));
+        format!("the sandbox's state is wrong:{}", lines.collect::<String>())
+    })?;
     if sandbox.throttle {
         opened.throttle();
     }

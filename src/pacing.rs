@@ -6,11 +6,11 @@
 //! slots, no stretch of time sees more calls than the bucket allows.
 //!
 //! Who waits stands in one of three [`Lane`]s, which share the budget by weight, and within a lane takes turns with
-//! the other callers: the order is by self-clocked fair queueing, one call a turn. A call whose turn comes too late
-//! for it is refused at once, also when it is others, arriving later but served before it, that make it too late.
+//! the other callers, one call a turn. A call whose turn comes too late for it is refused at once, also when it is
+//! others, arriving later but served before it, that make it too late.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -88,15 +88,25 @@ struct Queue<W> {
     finish: u64,
     /// The turn that is being served.
     turn: u64,
-    /// By turn, then by arrival.
-    waiters: BTreeMap<(u64, u64), Waiter<W>>,
-    /// Each waiting caller's last turn.
-    last: HashMap<Arc<str>, u64>,
+    /// Who waits, by its next turn, then by who came first.
+    next: BTreeSet<Place>,
+    callers: HashMap<Arc<str>, Caller<W>>,
+}
+
+/// A caller's place in a lane: turn, arrival, name.
+type Place = (u64, u64, Arc<str>);
+
+/// A caller that waits: what it waits for is served in order, one a turn.
+#[derive(Debug)]
+struct Caller<W> {
+    turn: u64,
+    since: u64,
+    waiters: VecDeque<Waiter<W>>,
 }
 
 #[derive(Debug)]
 struct Waiter<W> {
-    caller: Arc<str>,
+    id: u64,
     latest: Duration,
     tell: W,
 }
@@ -224,14 +234,11 @@ impl<W> Budget<W> {
             Lane::OwnReads => own,
             Lane::Common => common,
         };
-        if queue.waiters.is_empty() {
+        if queue.callers.is_empty() {
             // What a lane did not use while nobody waited in it is gone.
             queue.finish = queue.finish.max(self.time);
         }
-        let last = queue.last.get(caller).copied().unwrap_or_default();
-        let turn = last.max(queue.turn) + 1;
-        queue.last.insert(caller.clone(), turn);
-        queue.waiters.insert((turn, id), Waiter { caller: caller.clone(), latest, tell });
+        queue.push(caller, Waiter { id, latest, tell });
         self.waiting += 1;
         id
     }
@@ -242,12 +249,10 @@ impl<W> Budget<W> {
         self.refill(now);
         let mut events = Vec::new();
         while self.waiting > 0 && self.tokens.credit >= TOKEN {
-            let Some((lane, key)) = self.next() else { break };
-            if let Some(waiter) = self.serve(lane, key) {
-                self.tokens.credit -= TOKEN;
-                self.held += 1;
-                events.push(Event::Granted(waiter.tell));
-            }
+            let Some(waiter) = self.next() else { break };
+            self.tokens.credit -= TOKEN;
+            self.held += 1;
+            events.push(Event::Granted(waiter.tell));
         }
         self.refuse_late(now, &mut events);
         let blocked = self.limit() < TOKEN;
@@ -263,13 +268,8 @@ impl<W> Budget<W> {
     /// Takes a call out of the line. How long a slot would take that is asked for now.
     pub fn cancel(&mut self, id: u64, now: Duration) -> Duration {
         self.refill(now);
-        for queue in &mut self.lanes {
-            let key = queue.waiters.keys().find(|(_, other)| *other == id).copied();
-            if key.and_then(|key| queue.waiters.remove(&key)).is_some() {
-                self.waiting -= 1;
-                queue.recount();
-            }
-        }
+        let gone = self.lanes.iter_mut().map(|queue| queue.take(|waiter| waiter.id == id).len());
+        self.waiting -= gone.sum::<usize>();
         self.wait_for(self.waiting + 1)
     }
 
@@ -329,41 +329,32 @@ impl<W> Budget<W> {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// Who is next: the lane that is least far, and in it the earliest turn.
-    fn next(&self) -> Option<(usize, (u64, u64))> {
-        let lanes = self.lanes.iter().zip(STEPS).enumerate();
-        let waiting = lanes.filter_map(|(lane, (queue, step))| {
-            let (key, _) = queue.waiters.first_key_value()?;
-            Some((queue.finish + step, lane, *key))
-        });
-        waiting.min().map(|(_, lane, key)| (lane, key))
-    }
-
-    fn serve(&mut self, lane: usize, key: (u64, u64)) -> Option<Waiter<W>> {
-        let (queue, step) = (self.lanes.get_mut(lane)?, STEPS.get(lane)?);
-        let waiter = queue.waiters.remove(&key)?;
-        self.waiting -= 1;
+    /// Whose turn it is: in the lane that is least far, the earliest.
+    fn next(&mut self) -> Option<Waiter<W>> {
+        let lanes = self.lanes.iter_mut().zip(STEPS);
+        let waiting = lanes.filter(|(queue, _)| !queue.next.is_empty());
+        let (queue, step) = waiting.min_by_key(|(queue, step)| queue.finish + step)?;
+        let waiter = queue.pop()?;
         queue.finish += step;
         self.time = queue.finish;
-        queue.turn = key.0;
-        if queue.last.get(&waiter.caller) == Some(&key.0) {
-            queue.last.remove(&waiter.caller);
-        }
+        self.waiting -= 1;
         Some(waiter)
     }
 
-    /// Everyone who waits, in the order in which slots would be granted.
-    fn order(&self) -> Vec<(usize, (u64, u64))> {
-        let mut order = Vec::with_capacity(self.waiting);
+    /// Everyone who waits, in the order in which slots would be granted, and after how many at the most if those who
+    /// wait for more than one turn have to share all of them with the callers that are there now.
+    fn order(&self) -> Vec<(u64, usize)> {
         let lanes = self.lanes.iter().zip(STEPS);
-        let mut lanes: Vec<_> =
-            lanes.map(|(queue, step)| (queue.finish + step, step, queue.waiters.keys())).collect();
+        let mut lanes: Vec<_> = lanes
+            .map(|(queue, step)| (queue.finish + step, step, queue.order().into_iter()))
+            .collect();
+        let mut order = Vec::with_capacity(self.waiting);
         loop {
-            let waiting = lanes.iter_mut().enumerate().filter(|(_, (.., keys))| keys.len() > 0);
-            let next = waiting.min_by_key(|(lane, (finish, ..))| (*finish, *lane));
-            let Some((lane, (finish, step, keys))) = next else { return order };
+            let waiting = lanes.iter_mut().filter(|(.., waiters)| waiters.len() > 0);
+            let next = waiting.min_by_key(|(finish, ..)| *finish);
+            let Some((finish, step, waiters)) = next else { return order };
             *finish += *step;
-            order.extend(keys.next().map(|key| (lane, *key)));
+            order.extend(waiters.next());
         }
     }
 
@@ -372,22 +363,19 @@ impl<W> Budget<W> {
         if self.waiting == 0 {
             return;
         }
-        let mut ahead = 0;
-        let mut refused = false;
-        for (lane, key) in self.order() {
-            let wait = self.wait_for(ahead + 1);
-            let Some(queue) = self.lanes.get_mut(lane) else { continue };
-            let in_time = queue.waiters.get(&key).is_some_and(|waiter| now + wait <= waiter.latest);
-            if in_time && ahead < MAX_WAITING {
-                ahead += 1;
-            } else if let Some(waiter) = queue.waiters.remove(&key) {
-                self.waiting -= 1;
-                refused = true;
-                events.push(Event::Refused(waiter.tell, wait));
-            }
-        }
-        if refused {
-            self.lanes.iter_mut().for_each(Queue::recount);
+        let waits: HashMap<u64, Duration> = {
+            let order = self.order().into_iter().zip(1..);
+            order.map(|((id, least), place)| (id, self.wait_for(least.max(place)))).collect()
+        };
+        let wait_of = |id: u64| waits.get(&id).copied().unwrap_or_default();
+        let too_far = self.wait_for(MAX_WAITING);
+        for queue in &mut self.lanes {
+            let late = queue.take(|waiter| {
+                let wait = wait_of(waiter.id);
+                now + wait > waiter.latest || wait > too_far
+            });
+            self.waiting -= late.len();
+            events.extend(late.into_iter().map(|late| Event::Refused(late.tell, wait_of(late.id))));
         }
     }
 }
@@ -396,18 +384,69 @@ impl<W> Budget<W> {
 
 impl<W> Default for Queue<W> {
     fn default() -> Self {
-        Self { finish: 0, turn: 0, waiters: BTreeMap::new(), last: HashMap::new() }
+        Self { finish: 0, turn: 0, next: BTreeSet::new(), callers: HashMap::new() }
     }
 }
 
 impl<W> Queue<W> {
-    /// Forgets the turns of those who left the line: who was refused a thousand times is not a thousand turns behind.
-    fn recount(&mut self) {
-        self.last.clear();
-        for ((turn, _), waiter) in &self.waiters {
-            // In the order of turns, so that the last one stays.
-            self.last.insert(waiter.caller.clone(), *turn);
+    fn push(&mut self, name: &Arc<str>, waiter: Waiter<W>) {
+        if let Some(caller) = self.callers.get_mut(name) {
+            caller.waiters.push_back(waiter);
+            return;
         }
+        let (turn, since) = (self.turn + 1, waiter.id);
+        self.next.insert((turn, since, name.clone()));
+        self.callers.insert(name.clone(), Caller { turn, since, waiters: [waiter].into() });
+    }
+
+    /// The first of the caller whose turn it is.
+    fn pop(&mut self) -> Option<Waiter<W>> {
+        let (turn, since, name) = self.next.pop_first()?;
+        self.turn = turn;
+        let caller = self.callers.get_mut(&name)?;
+        let waiter = caller.waiters.pop_front();
+        if caller.waiters.is_empty() {
+            self.callers.remove(&name);
+        } else {
+            caller.turn = turn + 1;
+            self.next.insert((turn + 1, since, name));
+        }
+        waiter
+    }
+
+    /// Takes out those who leave. Their caller keeps its turn.
+    fn take(&mut self, leaves: impl Fn(&Waiter<W>) -> bool) -> Vec<Waiter<W>> {
+        let mut gone = Vec::new();
+        self.callers.retain(|name, caller| {
+            if !caller.waiters.iter().any(&leaves) {
+                return true;
+            }
+            let (leave, stay): (VecDeque<_>, VecDeque<_>) =
+                std::mem::take(&mut caller.waiters).into_iter().partition(&leaves);
+            gone.extend(leave);
+            caller.waiters = stay;
+            if caller.waiters.is_empty() {
+                self.next.remove(&(caller.turn, caller.since, name.clone()));
+            }
+            !caller.waiters.is_empty()
+        });
+        gone
+    }
+
+    /// Ids in the order of turns, each with the least place that it can have while all callers stay.
+    fn order(&self) -> Vec<(u64, usize)> {
+        let mut order: Vec<_> = self
+            .callers
+            .values()
+            .flat_map(|caller| {
+                let turns = caller.waiters.iter().zip(caller.turn..).zip(0..);
+                turns.map(|((waiter, turn), rounds)| {
+                    (turn, caller.since, waiter.id, rounds * self.callers.len() + 1)
+                })
+            })
+            .collect();
+        order.sort_unstable();
+        order.into_iter().map(|(.., id, least)| (id, least)).collect()
     }
 }
 

@@ -240,7 +240,11 @@ fn every_rule_reports_what_breaks_it() {
             "use crate::api::proto::v1;",
             "imports src/api/proto.rs; only",
         ),
-        ("src/middleware/turns.rs", "use super::idempotency::Slot;", "imports src/middleware/idempotency.rs"),
+        (
+            "src/middleware/turns.rs",
+            "use super::idempotency::Slot;",
+            "imports src/middleware/idempotency.rs",
+        ),
         ("src/server.rs", "use aws_sdk_ec2::Client;", "names aws_sdk_ec2; only"),
         ("src/rule.rs", "fn f() -> tonic::Status {}", "names tonic; only"),
         ("src/operations/revoke.rs", "#[derive(prost::Message)]", "names prost; only"),

@@ -13,8 +13,8 @@ use std::{
 
 use portcullis::{
     backend::{
-        Backend, BackendError, CallContext, DescribeGroups, DescribeRules, Selection,
-        paced::Paced, sandbox::Sandbox,
+        Backend, BackendError, CallContext, DescribeGroups, DescribeRules, Selection, paced::Paced,
+        sandbox::Sandbox,
     },
     clock::SystemClock,
     error::{Error, Reason},
@@ -30,7 +30,7 @@ use tower::ServiceExt;
 const GROUP: &str = "sg-000000000000000d1";
 
 /// So many calls at once, and each that is refused comes back so soon.
-const FLOOD: (usize, Duration) = (300, Duration::from_millis(100));
+const FLOOD: (usize, Duration) = (100, Duration::from_secs(1));
 
 #[derive(Clone)]
 struct World {
@@ -173,7 +173,9 @@ async fn a_flood_makes_ec2_throttle_nothing_and_the_budget_is_used() {
         let until = Instant::now() + Duration::from_secs(seconds);
         let mut tasks = JoinSet::new();
         let served: Vec<_> = (0..20)
-            .map(|n| world.keep_busy(&mut tasks, &format!("caller {n}"), (10, Duration::MAX), until))
+            .map(|n| {
+                world.keep_busy(&mut tasks, &format!("caller {n}"), (10, Duration::MAX), until)
+            })
             .collect();
         while tasks.join_next().await.transpose().unwrap().is_some() {}
         let served: usize = served.iter().map(|served| served.load(Ordering::Relaxed)).sum();
@@ -195,9 +197,8 @@ async fn without_pacing_the_same_flood_is_throttled() {
     let mut refused = 0;
     for _ in 0..60 {
         let answer = world.call_as("flood", Duration::from_secs(30), false, revoke()).await;
-        refused += usize::from(
-            answer.is_err_and(|error| error.reason == Reason::Ec2RequestLimitExceeded),
-        );
+        refused +=
+            usize::from(answer.is_err_and(|error| error.reason == Reason::Ec2RequestLimitExceeded));
     }
     assert_eq!((refused, world.sandbox.throttled()), (10, 10));
     // The buckets fill again, and are full after a reset.
@@ -243,8 +244,7 @@ async fn what_is_not_sent_gives_its_slot_back() {
             on_unknown: OnUnknown::Fail,
             verify: false,
         });
-        let error =
-            world.call_as("a", Duration::from_secs(30), false, command).await.unwrap_err();
+        let error = world.call_as("a", Duration::from_secs(30), false, command).await.unwrap_err();
         assert_eq!(error.reason, Reason::InvalidSecurityGroupRuleIdNotFound);
     }
     let before = Instant::now();
@@ -330,9 +330,11 @@ async fn it_slows_down_when_others_use_the_account_and_recovers() {
     };
     let (served, refused) = throttled(30, 120);
     println!("beside another user: {served} served, {refused} throttled in 90 s");
-    assert!(outcomes.iter().all(|(_, answer)| {
-        matches!(answer, Ok(_) | Err(Reason::Ec2RequestLimitExceeded))
-    }));
+    assert!(
+        outcomes
+            .iter()
+            .all(|(_, answer)| { matches!(answer, Ok(_) | Err(Reason::Ec2RequestLimitExceeded)) })
+    );
     // 2 a second are left; looking for more costs some.
     assert!((90..=230).contains(&served) && refused * 5 < served, "{served} {refused}");
     // Alone again: back at 4 a second.

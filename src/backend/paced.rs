@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How long before its deadline a call is no more worth sending.
-const CALL_TIME: Duration = Duration::from_millis(100);
+const CALL_TIME: Duration = Duration::from_millis(500);
 
 /// The most rules on a page of DescribeSecurityGroupRules.
 const RULES_ON_A_PAGE: usize = 1000;
@@ -300,7 +300,11 @@ impl Backend for Paced {
 
 impl Line {
     /// Waits for a slot.
-    async fn slot(self: &Arc<Self>, call: &CallContext, lane: Lane) -> Result<Permit, BackendError> {
+    async fn slot(
+        self: &Arc<Self>,
+        call: &CallContext,
+        lane: Lane,
+    ) -> Result<Permit, BackendError> {
         let caller = call.caller.as_deref().map(Principal::id).unwrap_or_default().into();
         let latest = call.deadline.checked_sub(CALL_TIME).unwrap_or(call.deadline);
         let (tell, told) = oneshot::channel();

@@ -59,9 +59,9 @@ mod sample;
 mod state;
 mod state_format;
 mod tagging;
-mod throttle;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 pub use actions::dry_run;
 pub use around::{CreatePrefixList, CreateVpc, DeleteVpc, DescribePrefixLists, DescribeVpcs};
@@ -363,7 +363,8 @@ impl Backend for Sandbox {
     ) -> Answer<'a, GroupImage> {
         Box::pin(async move {
             let about = |state: &State| meant(state, target, group).into_iter().collect();
-            let ticket = self.admit(call, target, &[DESCRIBE_GROUPS, DESCRIBE_RULES], false, about)?;
+            let ticket =
+                self.admit(call, target, &[DESCRIBE_GROUPS, DESCRIBE_RULES], false, about)?;
             let view = ticket.view();
             let result = {
                 let world = self.lock();

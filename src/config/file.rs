@@ -103,8 +103,10 @@ impl<'a> File<'a> {
                 continue;
             }
             let names = keys::groups().flat_map(|(_, keys)| keys).map(|key| key.name);
-            let message =
-                format!("there is no such setting{}", nearest(&name, names.chain([TARGETS, RATE_LIMITS])));
+            let message = format!(
+                "there is no such setting{}",
+                nearest(&name, names.chain([TARGETS, RATE_LIMITS]))
+            );
             complaints.push(Complaint { place: self.place_at(key.span().start, &name), message });
         }
     }

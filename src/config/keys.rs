@@ -143,7 +143,12 @@ pub const RATE_LIMIT_MEMBERS: &[(&str, &str, bool, &str)] = &[
     ),
     ("class", "`read` or `mutate`", true, "Which calls it counts."),
     ("per_second", "0 to 1000000", true, "How many calls come back in a second. 0: no limit."),
-    ("burst", "1 to 1000000", false, "How many calls may come at once. Without it as many as come back in a second."),
+    (
+        "burst",
+        "1 to 1000000",
+        false,
+        "How many calls may come at once. Without it as many as come back in a second.",
+    ),
 ];
 
 const MILLISECONDS: &str = "milliseconds";

@@ -78,9 +78,6 @@ const MAX: i64 = 1_000_000;
 pub fn read(reader: &mut Reader<'_>) -> RateLimits {
     let mut rate = |per_second, burst| {
         let (rate, at_once) = (reader.count(per_second), reader.count(burst));
-        if rate == 0 && reader.is_given(burst) {
-            reader.complain(burst, format!("does nothing without {per_second}"));
-        }
         (rate > 0).then_some(Rate { per_second: rate, burst: at_once })
     };
     let read = rate("rate_limit_read_per_second", "rate_limit_read_burst");
@@ -106,7 +103,8 @@ fn overrides(reader: &mut Reader<'_>) -> Vec<RateOverride> {
         };
         let entry = Entry { reader, table, index, place: place.clone() }.read();
         let Some(entry) = entry else { continue };
-        let twice = |other: &RateOverride| (&other.caller, other.class) == (&entry.caller, entry.class);
+        let twice =
+            |other: &RateOverride| (&other.caller, other.class) == (&entry.caller, entry.class);
         if overrides.iter().any(twice) {
             reader.complain_at(place, "has the same caller and class as one before it".to_owned());
         }
@@ -167,9 +165,7 @@ impl Entry<'_, '_, '_> {
                 self.complain("burst", "does nothing where per_second is 0".to_owned());
                 None
             }
-            (per_second, burst) => {
-                Some(Rate { per_second, burst: burst.unwrap_or(per_second) })
-            }
+            (per_second, burst) => Some(Rate { per_second, burst: burst.unwrap_or(per_second) }),
         };
         Some(RateOverride { caller: caller?, class: class?, rate })
     }

@@ -78,7 +78,8 @@ fn callers_take_turns_and_who_is_displaced_is_told() {
     }
     assert_eq!(budget.poll(at(0)).0, []);
     budget.ask(&name("other"), Lane::Common, at(750), "other");
-    assert_eq!(budget.poll(at(0)).0, [Event::Refused("flood", at(1000))]);
+    // Two callers: the flood's third turn is the fifth slot.
+    assert_eq!(budget.poll(at(0)).0, [Event::Refused("flood", at(1250))]);
     assert_eq!(served(&mut budget, 4), ["flood", "other", "flood"]);
 }
 
@@ -94,7 +95,7 @@ fn who_was_refused_a_thousand_times_is_not_behind_for_it() {
     }
     budget.ask(&name("flood"), Lane::Common, FAR, "flood");
     let order = served(&mut budget, 6);
-    assert_eq!(order, ["flood", "other", "other", "flood", "other"]);
+    assert_eq!(order, ["flood", "other", "flood", "other", "other"]);
 }
 
 #[test]
@@ -127,13 +128,28 @@ fn what_is_estimated_is_what_happens() {
     for (index, lane) in (0..40).zip(lanes.iter().cycle()) {
         budget.ask(&name(&format!("caller {}", index % 3)), *lane, FAR, "");
     }
-    let estimated = budget.order();
+    let estimated: Vec<u64> = budget.order().into_iter().map(|(id, _)| id).collect();
     let mut happens = Vec::new();
-    while let Some((lane, key)) = budget.next() {
-        budget.serve(lane, key).unwrap();
-        happens.push((lane, key));
+    while let Some(waiter) = budget.next() {
+        happens.push(waiter.id);
     }
+    assert_eq!(estimated.len(), 40);
     assert_eq!(estimated, happens);
+}
+
+#[test]
+fn who_waits_for_many_turns_does_not_count_on_the_others_to_leave() {
+    let mut budget = drained();
+    budget.ask(&name("other"), Lane::Common, FAR, "other");
+    for _ in 0..10 {
+        budget.ask(&name("flood"), Lane::Common, at(1250), "flood");
+    }
+    // Places 2 and 4 of a line of which every second place is the other's, although the other waits for one only.
+    let (events, _) = budget.poll(at(0));
+    assert_eq!(events.len(), 7);
+    assert_eq!(events[0], Event::Refused("flood", at(1750)));
+    // Its turn is not lost with those who left.
+    assert_eq!(served(&mut budget, 6), ["other", "flood", "flood", "flood"]);
 }
 
 #[test]
@@ -145,7 +161,10 @@ fn the_line_is_bounded_and_a_newcomer_still_gets_in() {
     assert_eq!(budget.poll(at(0)).0.len(), MAX_WAITING);
     assert_eq!(budget.waiting, MAX_WAITING);
     budget.ask(&name("other"), Lane::Common, FAR, "other");
-    assert!(matches!(budget.poll(at(0)).0[..], [Event::Refused("flood", _)]));
+    let (events, _) = budget.poll(at(0));
+    // Half of the line is the other's from now on.
+    assert_eq!(events.len(), MAX_WAITING / 2);
+    assert!(events.iter().all(|event| matches!(event, Event::Refused("flood", _))));
     assert_eq!(served(&mut budget, 3), ["flood", "other"]);
 }
 

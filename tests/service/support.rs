@@ -82,6 +82,14 @@ pub async fn start_without_sandbox_service() -> Server {
 }
 
 async fn start_as(limits: Limits, sandbox_service: bool) -> Server {
+    start_limited(limits, RateLimits::default(), sandbox_service).await
+}
+
+pub async fn start_limited(
+    limits: Limits,
+    rate_limits: RateLimits,
+    sandbox_service: bool,
+) -> Server {
     let state: SandboxState = serde_json::from_str(STATE).unwrap();
     let clock = Arc::new(SystemClock);
     let random = Arc::new(SeededRandom::new(1));
@@ -91,7 +99,7 @@ async fn start_as(limits: Limits, sandbox_service: bool) -> Server {
     let sandbox = Arc::new(sandbox);
     let backend = sandbox.clone();
     let sandbox = sandbox_service.then_some(sandbox);
-    let parts = Parts { limits, rate_limits: RateLimits::default(), backend, sandbox, clock, random };
+    let parts = Parts { limits, rate_limits, backend, sandbox, clock, random };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();

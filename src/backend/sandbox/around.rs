@@ -155,7 +155,8 @@ impl Sandbox {
         target: &Target,
         request: &DescribePrefixLists,
     ) -> Result<Page<Arc<PrefixList>>, BackendError> {
-        self.read(call, target, "DescribeManagedPrefixLists", || self.list_lists(target, request)).await
+        self.read(call, target, "DescribeManagedPrefixLists", || self.list_lists(target, request))
+            .await
     }
 
     /// CreateManagedPrefixList.

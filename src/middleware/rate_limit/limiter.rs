@@ -8,10 +8,7 @@ use std::{
 };
 
 use governor::{
-    Quota, RateLimiter,
-    clock::Clock,
-    middleware::StateInformationMiddleware,
-    nanos::Nanos,
+    Quota, RateLimiter, clock::Clock, middleware::StateInformationMiddleware, nanos::Nanos,
 };
 use http::HeaderValue;
 use tokio::time::Instant;
@@ -127,8 +124,7 @@ impl Limiter {
         }
         let groups = principal.filter(|_| !self.of_groups.is_empty()).map(|caller| &caller.groups);
         let of_groups = groups.into_iter().flatten();
-        let of_groups =
-            of_groups.filter_map(|group| self.of_groups.get(&(group.clone(), class)));
+        let of_groups = of_groups.filter_map(|group| self.of_groups.get(&(group.clone(), class)));
         let first = of_groups.min_by_key(|(place, _)| *place).map(|(_, limit)| limit);
         first.or_else(|| self.defaults.get(&class))
     }

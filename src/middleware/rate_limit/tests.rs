@@ -1,7 +1,7 @@
 use std::{convert::Infallible, sync::Mutex, time::Duration};
 
-use tokio::time::advance;
 use prost::Message;
+use tokio::time::advance;
 use tonic_types::StatusExt;
 use tower::{ServiceExt, service_fn};
 
@@ -150,7 +150,11 @@ async fn the_nearest_limit_counts_a_principals_then_the_first_groups() {
         ("erin", &["unknown"], 10),
         ("frank", &["on-call"], 50),
     ] {
-        assert_eq!(bench.passed(50, &principal(subject, groups), REVOKE).await, passed, "{subject}");
+        assert_eq!(
+            bench.passed(50, &principal(subject, groups), REVOKE).await,
+            passed,
+            "{subject}"
+        );
     }
 }
 
