@@ -171,8 +171,6 @@ pub struct Error {
     pub operation_id: Option<Arc<str>>,
     /// What the reason brings with it.
     pub detail: Detail,
-    /// After how long the same call may well succeed.
-    pub retry_after: Option<Duration>,
     /// For the log only.
     pub internal: Option<Box<str>>,
 }
@@ -200,6 +198,8 @@ pub enum Detail {
     Unknown(Box<Unknown>),
     /// The quota that was exceeded: its subject and description.
     Quota(Box<(String, String)>),
+    /// The same, and when there is some again.
+    Exhausted(Box<(String, String)>, Duration),
 }
 
 /// Permissions and rule ids that named no rule, and why. Part of an answer or of an error.
@@ -246,7 +246,6 @@ impl Error {
             ec2: None,
             operation_id: None,
             detail: Detail::None,
-            retry_after: reason.retry_after(),
             internal: None,
         }
     }
@@ -261,9 +260,16 @@ impl Error {
         // Rounded up to what the trailer can say: who comes a moment too early is refused again.
         let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         Self {
-            retry_after: Some(Duration::from_millis(millis)),
-            detail: Detail::Quota(Box::new(quota)),
+            detail: Detail::Exhausted(Box::new(quota), Duration::from_millis(millis)),
             ..Self::new(reason, message)
+        }
+    }
+
+    /// After how long the same call may well succeed.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match &self.detail {
+            Detail::Exhausted(_, wait) => Some(*wait),
+            _ => self.reason.retry_after(),
         }
     }
 

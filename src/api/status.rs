@@ -50,7 +50,7 @@ impl std::error::Error for Logged {}
 /// The status of an error.
 pub fn encode(error: Error, request_id: &str) -> Status {
     let code = code(error.reason.code());
-    let retry_after = error.retry_after;
+    let retry_after = error.retry_after();
     let message = cut(&error.message, MAX_MESSAGE_BYTES);
     let mut details =
         vec![any("google.rpc.ErrorInfo", &error_info(&error)), request_info(request_id)];
@@ -64,7 +64,9 @@ pub fn encode(error: Error, request_id: &str) -> Status {
         Detail::None => {}
         Detail::Violations(violations) => details.push(bad_request(&violations, room)),
         Detail::Resource(kind, name) => details.push(resource_info(kind, &name)),
-        Detail::Quota(quota) => details.push(quota_failure(&quota.0, &quota.1)),
+        Detail::Quota(quota) | Detail::Exhausted(quota, _) => {
+            details.push(quota_failure(&quota.0, &quota.1))
+        }
         Detail::Unknown(unknown) => {
             details.push(resource_info("ec2:security-group", &unknown.group));
             let detail = unknown_detail(&unknown, room.saturating_sub(128));

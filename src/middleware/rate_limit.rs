@@ -37,7 +37,7 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// The calls that change something. Whatever else there is counts as a read.
-const MUTATIONS: &[&str] = &[
+pub const MUTATIONS: &[&str] = &[
     "/portcullis.v1.SecurityGroupService/AuthorizeEgress",
     "/portcullis.v1.SecurityGroupService/AuthorizeIngress",
     "/portcullis.v1.SecurityGroupService/CreateSecurityGroup",

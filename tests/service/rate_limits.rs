@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use portcullis::config::{Rate, RateLimits};
+use portcullis::{
+    api::proto::FILE_DESCRIPTOR_SET,
+    config::{Rate, RateLimits},
+    middleware::rate_limit::MUTATIONS,
+};
+use prost::Message;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -48,4 +53,26 @@ async fn a_caller_over_its_limit_is_told_and_health_still_answers() {
         let mut health = HealthClient::new(server.channel.clone());
         health.check(HealthCheckRequest::default()).await.unwrap();
     }
+}
+
+/// A method that reads says so by its name; every other one must be in the table.
+#[test]
+fn every_method_has_its_class() {
+    let files = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let mut mutations = Vec::new();
+    for file in &files.file {
+        for service in &file.service {
+            for method in &service.method {
+                let reads = ["Describe", "Get", "List", "Preview"];
+                if !reads.iter().any(|read| method.name().starts_with(read)) {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                    mutations.push(path);
+                }
+            }
+        }
+    }
+    mutations.sort();
+    let mut table = MUTATIONS.to_vec();
+    table.sort_unstable();
+    assert_eq!(table, mutations);
 }

@@ -1,13 +1,11 @@
 use std::{convert::Infallible, sync::Mutex, time::Duration};
 
-use prost::Message;
 use tokio::time::advance;
 use tonic_types::StatusExt;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
 use crate::{
-    api::proto::FILE_DESCRIPTOR_SET,
     config::{LimitedCaller, Rate, RateOverride},
     operations::Progress,
     principal::Method,
@@ -169,26 +167,4 @@ async fn report_only_refuses_nothing_and_tells_clients_nothing() {
 #[test]
 fn without_limits_there_is_no_limiter() {
     assert!(Limiter::new(&RateLimits::default()).is_none());
-}
-
-/// What reads changes nothing by its name; everything else must be in the table.
-#[test]
-fn every_method_has_its_class() {
-    let files = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
-    let mut mutations = Vec::new();
-    for file in &files.file {
-        for service in &file.service {
-            for method in &service.method {
-                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                let reads = ["Describe", "Get", "List", "Preview"];
-                if !reads.iter().any(|read| method.name().starts_with(read)) {
-                    mutations.push(path);
-                }
-            }
-        }
-    }
-    mutations.sort();
-    let mut table = MUTATIONS.to_vec();
-    table.sort_unstable();
-    assert_eq!(table, mutations);
 }
