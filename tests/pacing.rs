@@ -295,12 +295,18 @@ async fn what_we_read_for_changes_has_its_lane_beside_a_flood_of_reads() {
     let world = paced(80);
     let target = world.target();
     let mut tasks = JoinSet::new();
-    for _ in 0..300 {
+    // Each of so many callers: taking turns alone would be of no help.
+    for n in 0..300 {
         let (backend, target) = (world.backend.clone(), target.clone());
+        let caller = Principal { subject: n.to_string(), ..Principal::local() };
+        let caller = Some(Arc::new(caller));
         tasks.spawn(async move {
             loop {
+                let call = CallContext { caller: caller.clone(), ..within(30) };
                 let request = DescribeRules::default();
-                let _ = backend.describe_rules(&within(30), &target, &request).await;
+                if backend.describe_rules(&call, &target, &request).await.is_err() {
+                    tokio::time::sleep_until(Instant::now() + Duration::from_secs(1)).await;
+                }
             }
         });
     }
