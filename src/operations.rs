@@ -14,15 +14,16 @@ use tokio::time::Instant;
 use tower::Service;
 
 use crate::{
-    access::{Access, Action},
+    access::Access,
     backend::{
         Authorized, Backend, BackendError, CallContext, Created, Deleted, DescribeGroups,
         DescribeRules, GroupImage, OwnedRule, Page, Refusal,
     },
     clock::Clock,
     error::Error,
+    pacing::{self, Lane},
     principal::{Peer, Principal},
-    rule::{AccountId, Region, Target},
+    rule::{AccountId, Direction, Region, Target},
 };
 
 pub mod authorize;
@@ -64,6 +65,8 @@ pub struct CallMeta {
     pub principal: Arc<Principal>,
     /// The other end of the caller's connection.
     pub peer: Peer,
+    /// Whether it is incident response, which has a lane of its own to EC2.
+    pub incident: bool,
     /// How far the call has come; shared with the layers that may have to answer for it.
     pub progress: Arc<Progress>,
 }
@@ -145,8 +148,14 @@ impl Operations {
             .backend
             .resolve(meta.account.clone(), meta.region.clone())
             .map_err(|error| Error::from_backend(error, ""))?;
-        let context =
-            CallContext { deadline: meta.deadline, operation_id: meta.operation_id.to_string() };
+        let mutation = command.mutation();
+        let mut context = CallContext::new(meta.deadline, meta.operation_id.as_ref());
+        context.caller = Some(meta.principal.clone());
+        (context.lane, context.read_lane) = match (meta.incident, mutation) {
+            (true, _) => (Lane::Incident, Lane::Incident),
+            (false, Some(_)) => (Lane::Common, Lane::OwnReads),
+            (false, None) => (Lane::Common, Lane::Common),
+        };
         let work = Work {
             backend: self.backend.as_ref(),
             access: self.access.as_ref(),
@@ -155,7 +164,14 @@ impl Operations {
             context,
             target,
         };
-        work.check_target(Action::Access, false)?;
+        work.check_early(&command)?;
+        // After the early decision, so that what is denied waits for nothing and takes nobody's turn; before any read,
+        // so that a change that cannot be sent in time costs EC2 nothing.
+        if let Some(action) = mutation
+            && let Some(reserved) = work.backend.reserve(&work.context, &work.target, action)
+        {
+            reserved.await.map_err(|error| Error::from_backend(error, ""))?;
+        }
         match command {
             Command::Revoke(request) => revoke::run(&work, request).await,
             Command::Authorize(request) => authorize::run(&work, request).await,
@@ -215,6 +231,24 @@ pub(crate) fn is_dry_run_success(error: &BackendError) -> bool {
 // === impl Command ===
 
 impl Command {
+    /// EC2's action, if the command changes something.
+    fn mutation(&self) -> Option<pacing::Action> {
+        let action = match self {
+            Self::Revoke(request) => match request.direction {
+                Direction::Egress => pacing::Action::RevokeEgress,
+                Direction::Ingress => pacing::Action::RevokeIngress,
+            },
+            Self::Authorize(request) => match request.rules.direction {
+                Direction::Egress => pacing::Action::AuthorizeEgress,
+                Direction::Ingress => pacing::Action::AuthorizeIngress,
+            },
+            Self::Create(_) => pacing::Action::CreateGroup,
+            Self::Delete(_) => pacing::Action::DeleteGroup,
+            Self::DescribeGroups(_) | Self::DescribeRules(_) => return None,
+        };
+        self.is_mutation().then_some(action)
+    }
+
     /// Whether it changes something, so that it must be run to its end once it was sent.
     pub fn is_mutation(&self) -> bool {
         match self {

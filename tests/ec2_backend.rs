@@ -84,7 +84,7 @@ async fn open(settings: Ec2Settings) -> Ec2 {
 
 /// A call with that much time.
 fn within(time: Duration) -> CallContext {
-    CallContext { deadline: Instant::now() + time, operation_id: "operation-1".to_owned() }
+    CallContext::new(Instant::now() + time, "operation-1")
 }
 
 fn call() -> CallContext {

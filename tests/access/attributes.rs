@@ -314,6 +314,8 @@ fn decisions_are_logged_with_what_determined_them_and_callers_learn_nothing_of_i
     };
     let log = Log::default();
     let writer = log.clone();
+    // While there is only one subscriber, another test's thread that comes to a line first decides that nobody wants it.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let subscriber =
         tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     let denied = tracing::subscriber::with_default(subscriber, || {

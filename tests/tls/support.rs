@@ -8,7 +8,7 @@ use portcullis::{
     api::proto::v1::{self, security_group_service_client::SecurityGroupServiceClient as Groups},
     backend::sandbox::Sandbox,
     clock::SystemClock,
-    config::{AuthenticationConfig, Limits},
+    config::{AuthenticationConfig, Limits, RateLimits},
     credentials::Authenticator,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
@@ -68,6 +68,7 @@ impl Server {
         let authenticator = Authenticator::open(off, false, clock.clone()).await.unwrap();
         let parts = Parts {
             limits,
+            rate_limits: RateLimits::default(),
             tls: Some(tls.clone()),
             authenticator: Arc::new(authenticator),
             backend,
