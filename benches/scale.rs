@@ -8,10 +8,13 @@ use std::{fmt::Write as _, sync::Arc, time::Duration, time::Instant};
 use portcullis::{
     access::Access,
     api::proto::v1::{self, security_group_service_client::SecurityGroupServiceClient},
+    api::scribe::ProtoScribe,
     backend::sandbox::Sandbox,
     clock::SystemClock,
     config::{AuthenticationConfig, Limits, RateLimits},
     credentials::Authenticator,
+    ledger::Terms,
+    middleware::idempotency::Books,
     random::SeededRandom,
     server::{self, Parts, ServerStatus},
 };
@@ -89,6 +92,7 @@ async fn serve(sandbox: Sandbox) -> SecurityGroupServiceClient<tonic::transport:
         rate_limits: RateLimits::default(),
         backend: sandbox.clone(),
         sandbox: None,
+        books: Books::in_memory(Terms::default(), clock.clone(), Arc::new(ProtoScribe)),
         access: Arc::new(Access::allow_all()),
         clock,
         random: Arc::new(SeededRandom::new(2)),

@@ -18,8 +18,8 @@ use crate::{
     pacing::{Action, Lane},
     principal::Principal,
     rule::{
-        AccountId, Direction, GroupId, GroupRef, IpPermission, Region, Rule, RuleChange, RuleId,
-        RuleSpec, Tag, Target, VpcId,
+        AccountId, Direction, GroupId, GroupRef, IpPermission, Peer, Region, Rule, RuleChange,
+        RuleId, RuleSpec, Tag, Target, VpcId,
     },
 };
 
@@ -335,6 +335,31 @@ pub struct RevokedRule {
     pub referenced_group_id: Option<String>,
     /// Description.
     pub description: Option<String>,
+}
+
+impl RevokedRule {
+    /// A rule of a group, as EC2 lists it when it is removed.
+    pub fn new(group: &GroupId, rule: &Rule) -> Self {
+        let mut revoked = Self {
+            security_group_rule_id: Some(rule.id.to_string()),
+            group_id: Some(group.to_string()),
+            is_egress: Some(rule.direction == Direction::Egress),
+            ip_protocol: Some(rule.traffic.protocol().to_string()),
+            from_port: Some(rule.traffic.from_port()),
+            to_port: Some(rule.traffic.to_port()),
+            description: rule.description.as_deref().map(str::to_owned),
+            ..Self::default()
+        };
+        match &rule.peer {
+            Peer::Ipv4(net) => revoked.cidr_ipv4 = Some(net.to_string()),
+            Peer::Ipv6(net) => revoked.cidr_ipv6 = Some(net.to_string()),
+            Peer::PrefixList(id) => revoked.prefix_list_id = Some(id.to_string()),
+            Peer::Group(peer) => {
+                revoked.referenced_group_id = peer.group_id.as_ref().map(GroupId::to_string);
+            }
+        }
+        revoked
+    }
 }
 
 /// The request of an authorize.

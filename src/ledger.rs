@@ -81,12 +81,19 @@ pub struct Terms {
     pub record_retention: Duration,
 }
 
+impl Default for Terms {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(3600);
+        Self { key_retention: 24 * HOUR, record_retention: 90 * 24 * HOUR }
+    }
+}
+
 /// The turn of a group. Dropped, it is the next one's.
 #[derive(Debug)]
 pub struct Turn(#[allow(dead_code, reason = "held for its drop")] Box<dyn Held>);
 
 /// What a turn holds; given back when dropped.
-pub trait Held: fmt::Debug + Send {}
+pub trait Held: fmt::Debug + Send + Sync {}
 
 impl Turn {
     /// A turn that is over when `held` is dropped.

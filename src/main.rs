@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 #[cfg(feature = "ec2")]
@@ -14,7 +15,7 @@ use portcullis::config::TargetConfig;
 use portcullis::{
     access::{Access, Mode},
     admin,
-    api::{methods, query},
+    api::{methods, query, scribe::ProtoScribe},
     backend::{Backend, paced::Paced, sandbox::Sandbox},
     cli::{
         self, Command, Settings,
@@ -27,6 +28,9 @@ use portcullis::{
         TlsConfig,
     },
     credentials::{Authenticator, Reread},
+    ledger::{Ledger, Terms, memory::Memory},
+    middleware::idempotency::Books,
+    operations::Timing,
     random::{Random, SystemRandom},
     reload::{Reload, Stale},
     rule::Target,
@@ -222,6 +226,7 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
         None => backend,
     };
     let (limits, rate_limits) = (config.limits.clone(), config.rate_limits.clone());
+    let books = open_books(config, clock.clone())?;
     Ok(server::Parts {
         limits,
         rate_limits,
@@ -229,10 +234,21 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
         authenticator,
         backend,
         sandbox,
+        books,
         access,
         clock,
         random,
     })
+}
+
+/// The ledger, and what goes with it.
+fn open_books(config: &Config, clock: Arc<dyn Clock>) -> Result<Books, String> {
+    let ledger: Arc<dyn Ledger> = Arc::new(Memory::new(Terms::default(), clock));
+    let timing = match &config.backend {
+        BackendConfig::Ec2(ec2) => Timing::new(ec2.attempt_timeout, Duration::from_secs(5)),
+        BackendConfig::Sandbox(_) => Timing::default(),
+    };
+    Ok(Books { ledger, scribe: Arc::new(ProtoScribe), timing, key_required: false })
 }
 
 /// TLS, if it is served here.

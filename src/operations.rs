@@ -4,6 +4,7 @@
 //! pacing) is a layer around it with the same types. Behind it is only the backend.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use crate::{
@@ -21,23 +23,31 @@ use crate::{
     },
     clock::Clock,
     error::Error,
+    ledger::{Key, Plan, Recorded},
     pacing::{self, Lane},
     principal::{Peer, Principal},
-    rule::{AccountId, Direction, Region, Target},
+    rule::{AccountId, Direction, GroupId, GroupRef, Region, RuleId, Target},
 };
 
 pub mod authorize;
+pub mod canonical;
 mod decide;
 pub mod groups;
+pub mod journal;
 mod names;
 mod pages;
 pub mod revoke;
+mod settle;
 mod warn;
 
 pub use authorize::Authorize;
 pub use groups::{Create, Delete};
+pub use journal::{Journal, Timing};
 pub use revoke::{OnUnknown, Revoke, RevokeOutcome};
+pub(crate) use settle::{Settled, Settler};
 pub use warn::{Warning, WarningKind};
+
+use revoke::Verification;
 
 /// A decoded call, as the typed layers see it.
 #[derive(Clone, Debug)]
@@ -67,6 +77,16 @@ pub struct CallMeta {
     pub peer: Peer,
     /// Whether it is incident response, which has a lane of its own to EC2.
     pub incident: bool,
+    /// The RPC: `portcullis.v1.SecurityGroupService/RevokeEgress`.
+    pub method: &'static str,
+    /// The caller's idempotency key.
+    pub key: Option<Key>,
+    /// The caller's words on why.
+    pub change_reason: Option<String>,
+    /// The trace that the call is part of.
+    pub trace_id: Option<String>,
+    /// Where a change is written down before it is sent; the layer that records changes puts it here.
+    pub journal: Option<Arc<Journal>>,
     /// How far the call has come; shared with the layers that may have to answer for it.
     pub progress: Arc<Progress>,
 }
@@ -77,6 +97,7 @@ pub struct CallMeta {
 pub struct Progress {
     step: std::sync::Mutex<Step>,
     operation_id: OnceLock<Arc<str>>,
+    gone: CancellationToken,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,6 +132,29 @@ pub enum Outcome {
     Deleted(Deleted),
     /// EC2 answered DryRunOperation: permitted, nothing changed.
     DryRun,
+    /// What the ledger holds of a change: the answer, or the refusal.
+    Recorded(Box<Answered>),
+}
+
+/// A recorded answer, with what belongs to this call alone.
+#[derive(Debug)]
+pub struct Answered {
+    /// The operation.
+    pub operation_id: Arc<str>,
+    /// What is recorded.
+    pub recorded: Recorded,
+    /// Whether an earlier call of the same key got it already.
+    pub replayed: bool,
+    /// Whether the ledger could not write it down yet.
+    pub lags: bool,
+    /// The result of reading back, if that was asked for.
+    pub verification: Option<Verification>,
+}
+
+/// Writes answers down in the contract's form, and so that they are read again.
+pub trait Scribe: fmt::Debug + Send + Sync + 'static {
+    /// The answer to a call of `method`, without what belongs to one call alone.
+    fn record(&self, method: &str, operation_id: &str, result: Result<Outcome, Error>) -> Recorded;
 }
 
 /// A boxed future of a typed service.
@@ -142,31 +186,46 @@ impl Operations {
         Self { backend, access, clock }
     }
 
-    async fn run(self, call: Call) -> Result<Outcome, Error> {
-        let Call { meta, command } = call;
+    /// Where the call works, once it is decided that its caller may work there at all.
+    pub(crate) fn place(&self, meta: &CallMeta, command: &Command) -> Result<Target, Error> {
         let target = self
             .backend
             .resolve(meta.account.clone(), meta.region.clone())
             .map_err(|error| Error::from_backend(error, ""))?;
-        let mutation = command.mutation();
+        self.work(meta, target.clone(), command.mutation()).check_early(command)?;
+        Ok(target)
+    }
+
+    /// What a use case works with.
+    fn work<'a>(
+        &'a self,
+        meta: &'a CallMeta,
+        target: Target,
+        action: Option<pacing::Action>,
+    ) -> Work<'a> {
         let mut context = CallContext::new(meta.deadline, meta.operation_id.as_ref());
         context.caller = Some(meta.principal.clone());
-        (context.lane, context.read_lane) = match (meta.incident, mutation) {
+        (context.lane, context.read_lane) = match (meta.incident, action) {
             (true, _) => (Lane::Incident, Lane::Incident),
             (false, Some(_)) => (Lane::Common, Lane::OwnReads),
             (false, None) => (Lane::Common, Lane::Common),
         };
-        let work = Work {
+        Work {
             backend: self.backend.as_ref(),
             access: self.access.as_ref(),
             clock: self.clock.as_ref(),
-            meta: &meta,
+            meta,
             context,
             target,
-        };
-        work.check_early(&command)?;
-        // After the early decision, so that what is denied waits for nothing and takes nobody's turn; before any read,
-        // so that a change that cannot be sent in time costs EC2 nothing.
+        }
+    }
+
+    /// Does what the call asks for, in the place that [`Self::place`] found.
+    pub(crate) async fn perform(self, call: Call, target: Target) -> Result<Outcome, Error> {
+        let Call { meta, command } = call;
+        let mutation = command.mutation();
+        let work = self.work(&meta, target, mutation);
+        // Before any read, so that a change that cannot be sent in time costs EC2 nothing.
         if let Some(action) = mutation
             && let Some(reserved) = work.backend.reserve(&work.context, &work.target, action)
         {
@@ -181,6 +240,45 @@ impl Operations {
             Command::Delete(request) => groups::delete(&work, request).await,
         }
     }
+
+    /// The id of a group that is named by its name; none if there is no such group.
+    pub(crate) async fn locate(
+        &self,
+        meta: &CallMeta,
+        target: &Target,
+        group: &GroupRef,
+    ) -> Result<Option<GroupId>, Error> {
+        let work = self.work(meta, target.clone(), None);
+        let found = decide::read(&work, group).await?;
+        Ok(found.image().map(|image| image.group.id.clone()))
+    }
+
+    /// Reads a group back until none of `removed` shows, or the deadline nears.
+    pub(crate) async fn verify(
+        &self,
+        meta: &CallMeta,
+        target: Target,
+        group: &GroupRef,
+        removed: &[RuleId],
+    ) -> Verification {
+        revoke::verify(&self.work(meta, target, None), group, removed).await
+    }
+
+    /// May the caller still have the answer of what is recorded? Decided on what the record holds, with today's
+    /// policies; EC2 is not asked.
+    pub(crate) fn may_replay(
+        &self,
+        meta: &CallMeta,
+        target: Target,
+        plan: &Plan,
+    ) -> Result<(), Error> {
+        self.work(meta, target, None).check_plan(plan)
+    }
+
+    /// The backend.
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
 }
 
 impl Service<Call> for Operations {
@@ -193,28 +291,65 @@ impl Service<Call> for Operations {
     }
 
     fn call(&mut self, call: Call) -> Reply {
-        Box::pin(self.clone().run(call))
+        let operations = self.clone();
+        Box::pin(async move {
+            let target = operations.place(&call.meta, &call.command)?;
+            operations.perform(call, target).await
+        })
     }
 }
 
 // === impl Work ===
 
 impl Work<'_> {
-    /// Marks the call as sent. An error if its caller has gone: then it must never be sent.
-    pub(crate) fn begin_sending(&self) -> Result<(), Error> {
+    /// Writes the intent, and marks the call as sent: with what comes back it may be sent now. An error if its caller
+    /// has gone, or the intent could not be written: then it must never be sent.
+    pub(crate) async fn begin_sending(&self, plan: Plan) -> Result<CallContext, Error> {
+        let late = || Error::from_backend(BackendError::DeadlineTooNear, "");
+        let Some(journal) = &self.meta.journal else {
+            return Err(Error::internal("a change without a journal"));
+        };
+        if self.meta.deadline <= Instant::now() {
+            return Err(late());
+        }
+        journal.begin(plan).await?;
+        let until = journal.send_until().ok_or_else(late)?;
         if self.meta.deadline <= Instant::now()
             || !self.meta.progress.begin_sending(&self.meta.operation_id)
         {
-            return Err(Error::from_backend(BackendError::DeadlineTooNear, ""));
+            return Err(late());
         }
-        Ok(())
+        // It was sent, so it is finished: the caller's deadline bounds the caller's wait, not the change.
+        Ok(CallContext { deadline: until, ..self.context.clone() })
+    }
+
+    /// EC2 answered a change.
+    pub(crate) fn answered(&self, request_id: Option<&String>) {
+        if let Some(journal) = &self.meta.journal {
+            journal.answered(request_id);
+        }
+    }
+
+    /// The call ends without sending anything: what it would have been about.
+    pub(crate) fn nothing_to_send(&self, plan: Plan) {
+        if let Some(journal) = &self.meta.journal {
+            journal.nothing_to_send(plan);
+        }
+    }
+
+    /// Whether an earlier attempt of this call may show only now: then what EC2 refuses as done may be our own doing.
+    pub(crate) fn again(&self) -> bool {
+        self.meta.journal.as_ref().is_some_and(|journal| journal.again())
     }
 
     /// Names the operation in an error of a mutation that was sent.
     pub(crate) fn sent_error(&self, error: BackendError, resource: &str) -> Error {
         // The backend's own bound is the deadline, too: which of the two notices first is chance, what is said is not.
-        let late = matches!(error, BackendError::OutcomeUnknown(_))
-            && Instant::now() >= self.meta.deadline;
+        let unknown = matches!(error, BackendError::OutcomeUnknown(_));
+        if let (true, Some(journal)) = (unknown, &self.meta.journal) {
+            journal.doubt();
+        }
+        let late = unknown && Instant::now() >= self.meta.deadline;
         let operation_id = self.meta.progress.sent_operation();
         if late {
             return Error::deadline_passed(operation_id);
@@ -247,6 +382,25 @@ impl Command {
             Self::DescribeGroups(_) | Self::DescribeRules(_) => return None,
         };
         self.is_mutation().then_some(action)
+    }
+
+    /// Whether the name in [`Self::group`] is one of a group that is there already.
+    pub(crate) fn names_existing_group(&self) -> bool {
+        !matches!(self, Self::Create(_))
+    }
+
+    /// What it changes: the group, or for one that is to be its VPC and name.
+    pub(crate) fn group(&self) -> Option<GroupRef> {
+        match self {
+            Self::Revoke(request) => Some(request.group.clone()),
+            Self::Authorize(request) => Some(request.rules.group.clone()),
+            Self::Delete(request) => Some(request.0.group.clone()),
+            Self::Create(request) => {
+                let vpc = request.0.vpc_id.as_ref().map_or("default", |vpc| vpc.as_str());
+                Some(GroupRef::Name(format!("{vpc}/{}", request.0.name)))
+            }
+            Self::DescribeGroups(_) | Self::DescribeRules(_) => None,
+        }
     }
 
     /// Whether it changes something, so that it must be run to its end once it was sent.
@@ -284,7 +438,13 @@ impl Progress {
         let mut step = self.step();
         if *step == Step::NotSent {
             *step = Step::Abandoned;
+            self.gone.cancel();
         }
+    }
+
+    /// Waits until the caller has gone before the call was sent.
+    pub async fn abandoned(&self) {
+        self.gone.cancelled().await;
     }
 
     /// The operation, if it was sent.

@@ -41,6 +41,7 @@ use crate::{
         conform::ConformLayer,
         deadline::DeadlineLayer,
         detach::DetachLayer,
+        idempotency::{Books, IdempotencyLayer, settling},
         observe::ObserveLayer,
         rate_limit::RateLimitLayer,
     },
@@ -72,6 +73,8 @@ pub struct Parts {
     pub backend: Arc<dyn Backend>,
     /// The sandbox, if it is the backend: its own service is offered then.
     pub sandbox: Option<Arc<Sandbox>>,
+    /// The ledger, and what goes with it.
+    pub books: Books,
     /// Who may do what.
     pub access: Arc<Access>,
     /// The time.
@@ -112,6 +115,7 @@ pub async fn serve(
             limiter.keep_swept().await;
         }
     });
+    background.spawn(settling::run(use_cases(&parts), parts.books.clone(), parts.clock.clone()));
     status.set_started();
 
     let connections = Connections::new(&limits, parts.tls.clone(), path);
@@ -168,9 +172,15 @@ fn typed(parts: &Parts, operations: &TaskTracker) -> Typed {
     let typed = ServiceBuilder::new()
         // A mutation that was sent is finished, whatever becomes of its caller.
         .layer(DetachLayer::new(operations.clone()))
-        // Idempotency and turns come here. Pacing is around the backend: it counts EC2's calls, not ours.
-        .service(Operations::new(parts.backend.clone(), parts.access.clone(), parts.clock.clone()));
+        // One operation, one effect, one answer; and the group's turn. Pacing is around the backend: it counts EC2's
+        // calls, not ours.
+        .layer(IdempotencyLayer::new(parts.books.clone()))
+        .service(use_cases(parts));
     BoxCloneSyncService::new(typed)
+}
+
+fn use_cases(parts: &Parts) -> Operations {
+    Operations::new(parts.backend.clone(), parts.access.clone(), parts.clock.clone())
 }
 
 /// The services.

@@ -26,7 +26,7 @@ macro_rules! revoke_response {
                         revoked,
                         unknown,
                         extent,
-                        verification: verified,
+                        to_verify: _,
                         warnings,
                     } = *outcome;
                     Ok(v1::$response {
@@ -43,7 +43,8 @@ macro_rules! revoke_response {
                             .collect(),
                         dry_run: false,
                         operation_id: operation_id.to_owned(),
-                        verification: verified.as_ref().map(verification),
+                        // Not part of the recorded answer.
+                        verification: None,
                         warnings: warnings.into_iter().map(warning).collect(),
                         outcome: extent_of(extent).into(),
                         unknown_security_group_rule_ids: unknown
@@ -361,7 +362,8 @@ fn extent_of(extent: Extent) -> v1::Outcome {
     }
 }
 
-fn verification(verification: &Verification) -> v1::Verification {
+/// The result of reading a change back.
+pub fn verification(verification: &Verification) -> v1::Verification {
     v1::Verification {
         visible: verification.visible,
         attempts: verification.attempts,
@@ -378,13 +380,16 @@ pub fn timestamp(time: std::time::SystemTime) -> pbjson_types::Timestamp {
     }
 }
 
-fn warning(warning: Warning) -> v1::Warning {
+/// A warning.
+pub fn warning(warning: Warning) -> v1::Warning {
     let kind = match warning.kind {
         WarningKind::LastEgressRuleRemoved => v1::WarningKind::LastEgressRuleRemoved,
         WarningKind::CoveredByWiderRule => v1::WarningKind::CoveredByWiderRule,
         WarningKind::OwnedElsewhere => v1::WarningKind::OwnedElsewhere,
         WarningKind::ConnectionsStayTracked => v1::WarningKind::ConnectionsStayTracked,
         WarningKind::HostBitsSet => v1::WarningKind::HostBitsSet,
+        WarningKind::SettledByReadBack => v1::WarningKind::SettledByReadBack,
+        WarningKind::LedgerLags => v1::WarningKind::LedgerLags,
     };
     v1::Warning {
         kind: kind.into(),

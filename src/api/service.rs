@@ -11,7 +11,9 @@ use tower::{ServiceExt, util::BoxCloneSyncService};
 use super::{
     decode::{self, Decoded},
     encode,
+    metadata::Given,
     proto::v1::{self, security_group_service_server::SecurityGroupService},
+    scribe::{self, Attach, method},
     status,
 };
 use crate::{
@@ -19,7 +21,6 @@ use crate::{
     operations::{Call, CallMeta, Outcome, Progress},
     principal::{Peer, Principal},
     random::Random,
-    rule::Violation,
 };
 
 /// The typed part of the path.
@@ -61,8 +62,9 @@ impl SecurityGroups {
         Self { typed, random, clock }
     }
 
-    async fn handle<Q, R>(
+    async fn handle<Q, R: Attach>(
         &self,
+        method: &'static str,
         request: Request<Q>,
         decode: fn(Q) -> decode::Result,
         encode: fn(Outcome, &str) -> Result<R, Error>,
@@ -70,30 +72,20 @@ impl SecurityGroups {
         let Some(info) = request.extensions().get::<CallInfo>().cloned() else {
             return Err(status::encode(Error::internal("no call info in the request"), ""));
         };
+        let refused = |error| status::encode(error, &info.request_id);
         let Some(principal) = request.extensions().get::<Arc<Principal>>().cloned() else {
-            let error = Error::internal("no principal in the request");
-            return Err(status::encode(error, &info.request_id));
+            return Err(refused(Error::internal("no principal in the request")));
         };
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        let ledger_keys = ledger_metadata(&request);
-        let answer = match decode(request.into_inner()) {
-            Ok(decoded) => self.call(decoded, &info, (principal, peer), ledger_keys, encode).await,
-            Err(violations) => Err(Error::invalid(violations)),
+        let given = Given::read(request.metadata());
+        let Decoded { account, region, command } =
+            decode(request.into_inner()).map_err(|wrong| refused(Error::invalid(wrong)))?;
+        // Reads take no notice of what only changes need.
+        let Given { key, change_reason, trace_id } = match given {
+            Ok(given) => given,
+            Err(wrong) if command.is_mutation() => return Err(refused(Error::invalid(wrong))),
+            Err(_) => Given::default(),
         };
-        answer.map(Response::new).map_err(|error| status::encode(error, &info.request_id))
-    }
-
-    async fn call<R>(
-        &self,
-        Decoded { account, region, command }: Decoded,
-        info: &CallInfo,
-        (principal, peer): (Arc<Principal>, Peer),
-        ledger_keys: Vec<Violation>,
-        encode: fn(Outcome, &str) -> Result<R, Error>,
-    ) -> Result<R, Error> {
-        if command.is_mutation() && !ledger_keys.is_empty() {
-            return Err(Error::invalid(ledger_keys));
-        }
         let operation_id: Arc<str> = self.new_operation_id().into();
         let meta = CallMeta {
             request_id: info.request_id.clone(),
@@ -104,10 +96,18 @@ impl SecurityGroups {
             principal,
             peer,
             incident: false,
+            method,
+            key,
+            change_reason,
+            trace_id,
+            journal: None,
             progress: info.progress.clone(),
         };
-        let outcome = self.typed.clone().oneshot(Call { meta, command }).await?;
-        encode(outcome, &operation_id)
+        match self.typed.clone().oneshot(Call { meta, command }).await {
+            Ok(Outcome::Recorded(answered)) => scribe::answer(*answered, &info.request_id),
+            Ok(outcome) => encode(outcome, &operation_id).map(Response::new).map_err(refused),
+            Err(error) => Err(refused(error)),
+        }
     }
 
     /// `op-` and a UUID of version 7: sortable by time.
@@ -119,76 +119,82 @@ impl SecurityGroups {
     }
 }
 
-/// Metadata whose guard is not built yet: a mutation that counts on it is refused, never run without it.
-fn ledger_metadata<Q>(request: &Request<Q>) -> Vec<Violation> {
-    ["idempotency-key", "change-reason"]
-        .into_iter()
-        .filter(|key| request.metadata().contains_key(*key))
-        .map(|key| {
-            Violation::new(
-                format!("metadata.{key}"),
-                "UnsupportedOperation",
-                "This server keeps no ledger yet. Leave it out; nothing was changed.",
-            )
-        })
-        .collect()
-}
-
 #[tonic::async_trait]
 impl SecurityGroupService for SecurityGroups {
     async fn revoke_egress(
         &self,
         request: Request<v1::RevokeEgressRequest>,
     ) -> Result<Response<v1::RevokeEgressResponse>, Status> {
-        self.handle(request, decode::revoke_egress, encode::revoke_egress).await
+        self.handle(method::REVOKE_EGRESS, request, decode::revoke_egress, encode::revoke_egress)
+            .await
     }
 
     async fn authorize_egress(
         &self,
         request: Request<v1::AuthorizeEgressRequest>,
     ) -> Result<Response<v1::AuthorizeEgressResponse>, Status> {
-        self.handle(request, decode::authorize_egress, encode::authorize_egress).await
+        self.handle(
+            method::AUTHORIZE_EGRESS,
+            request,
+            decode::authorize_egress,
+            encode::authorize_egress,
+        )
+        .await
     }
 
     async fn revoke_ingress(
         &self,
         request: Request<v1::RevokeIngressRequest>,
     ) -> Result<Response<v1::RevokeIngressResponse>, Status> {
-        self.handle(request, decode::revoke_ingress, encode::revoke_ingress).await
+        self.handle(method::REVOKE_INGRESS, request, decode::revoke_ingress, encode::revoke_ingress)
+            .await
     }
 
     async fn authorize_ingress(
         &self,
         request: Request<v1::AuthorizeIngressRequest>,
     ) -> Result<Response<v1::AuthorizeIngressResponse>, Status> {
-        self.handle(request, decode::authorize_ingress, encode::authorize_ingress).await
+        self.handle(
+            method::AUTHORIZE_INGRESS,
+            request,
+            decode::authorize_ingress,
+            encode::authorize_ingress,
+        )
+        .await
     }
 
     async fn describe_security_group_rules(
         &self,
         request: Request<v1::DescribeSecurityGroupRulesRequest>,
     ) -> Result<Response<v1::DescribeSecurityGroupRulesResponse>, Status> {
-        self.handle(request, decode::describe_rules, encode::describe_rules).await
+        self.handle(method::DESCRIBE_RULES, request, decode::describe_rules, encode::describe_rules)
+            .await
     }
 
     async fn describe_security_groups(
         &self,
         request: Request<v1::DescribeSecurityGroupsRequest>,
     ) -> Result<Response<v1::DescribeSecurityGroupsResponse>, Status> {
-        self.handle(request, decode::describe_groups, encode::describe_groups).await
+        self.handle(
+            method::DESCRIBE_GROUPS,
+            request,
+            decode::describe_groups,
+            encode::describe_groups,
+        )
+        .await
     }
 
     async fn create_security_group(
         &self,
         request: Request<v1::CreateSecurityGroupRequest>,
     ) -> Result<Response<v1::CreateSecurityGroupResponse>, Status> {
-        self.handle(request, decode::create, encode::created).await
+        self.handle(method::CREATE, request, decode::create, encode::created).await
     }
 
     async fn delete_security_group(
         &self,
         request: Request<v1::DeleteSecurityGroupRequest>,
     ) -> Result<Response<v1::DeleteSecurityGroupResponse>, Status> {
-        self.handle(request, decode::delete, encode::deleted).await
+        self.handle(method::DELETE, request, decode::delete, encode::deleted).await
     }
 }

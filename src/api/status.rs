@@ -3,7 +3,7 @@
 //! Every error is a Trailers-Only response, and its details are cut so that the metadata stays under the 8 KiB that
 //! gRPC clients accept by default.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{borrow::Cow, collections::HashMap, fmt, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
@@ -17,6 +17,7 @@ use tonic_types::pb;
 use super::{encode, proto::v1};
 use crate::{
     error::{self, Detail, Error, Reason, Unknown, UnknownSubject, upper_snake},
+    ledger::Recorded,
     rule::Violation,
 };
 
@@ -34,14 +35,14 @@ const MAX_MESSAGE_BYTES: usize = 400;
 #[derive(Debug)]
 pub struct Logged {
     /// The reason on the wire.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// What callers do not see.
     pub internal: Option<Box<str>>,
 }
 
 impl fmt::Display for Logged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.reason)
+        f.write_str(&self.reason)
     }
 }
 
@@ -84,8 +85,37 @@ pub fn encode(error: Error, request_id: &str) -> Status {
     let details = Bytes::from(status.encode_to_vec());
     let mut status = Status::with_details_and_metadata(code, message, details, metadata);
     status.set_source(std::sync::Arc::new(Logged {
-        reason: error.reason.as_str(),
+        reason: error.reason.as_str().into(),
         internal: error.internal,
+    }));
+    status
+}
+
+/// An error as it is recorded: without what belongs to one call alone.
+pub fn record(error: Error) -> Recorded {
+    let status = encode(Error { retry_after: None, ..error }, "");
+    let mut whole = pb::Status::decode(status.details()).unwrap_or_default();
+    whole.details.retain(|detail| !detail.type_url.ends_with("/google.rpc.RequestInfo"));
+    Recorded {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        body: whole.encode_to_vec(),
+    }
+}
+
+/// The status of a recorded error.
+pub fn replay(recorded: &Recorded, request_id: &str) -> Status {
+    let mut whole = pb::Status::decode(recorded.body.as_slice()).unwrap_or_default();
+    let info = whole.details.first().and_then(|detail| {
+        pb::ErrorInfo::decode(detail.value.as_slice()).ok().map(|info| info.reason)
+    });
+    whole.details.insert(whole.details.len().min(1), request_info(request_id));
+    let details = Bytes::from(whole.encode_to_vec());
+    let mut status =
+        Status::with_details(Code::from_i32(recorded.code), recorded.message.clone(), details);
+    status.set_source(std::sync::Arc::new(Logged {
+        reason: info.unwrap_or_default().into(),
+        internal: None,
     }));
     status
 }

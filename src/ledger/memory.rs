@@ -56,7 +56,8 @@ impl Memory {
     fn intend_now(&self, intent: &Intent) -> Result<Intended, LedgerError> {
         let now = self.clock.now();
         let mut book = self.book();
-        if let Some(other) = book.unsettled_of(&intent.group).filter(|other| other.id != intent.id) {
+        if let Some(other) = book.unsettled_of(&intent.group).filter(|other| other.id != intent.id)
+        {
             return Ok(Intended::GroupBusy(Box::new(other.clone())));
         }
         let under_key = intent.key.as_ref().and_then(|key| {

@@ -157,6 +157,8 @@ pub struct Record {
     pub version: u64,
     /// How often it was begun.
     pub attempts: u32,
+    /// How often it was looked at since without a result.
+    pub looks: u32,
     /// While it is unsettled: until when nobody but its holder may touch it.
     #[serde(with = "millis")]
     pub held_until: SystemTime,
@@ -218,6 +220,11 @@ impl fmt::Display for Key {
 // === impl Plan ===
 
 impl Plan {
+    /// Nothing: until it is known what it will be.
+    pub fn none() -> Self {
+        Self::Create { group: StoredGroup::default() }
+    }
+
     /// The group, as it was.
     pub fn group(&self) -> &StoredGroup {
         match self {
@@ -285,6 +292,7 @@ impl Record {
             fence: 0,
             version: 0,
             attempts: 0,
+            looks: 0,
             held_until: now,
             created_at: now,
             changed_at: now,
@@ -321,6 +329,7 @@ impl Record {
         self.fence += 1;
         self.version += 1;
         self.attempts += 1;
+        self.looks = 0;
         self.changed_at = now;
         self.held_until = now + intent.hold;
         self.state = State::InProgress;
@@ -356,8 +365,13 @@ impl Record {
         if let Some(plan) = &step.plan {
             next.plan = plan.clone();
         }
-        if to == State::InProgress && self.state != State::InProgress {
-            next.attempts += 1;
+        match (self.state, to) {
+            (State::InDoubt, State::InProgress) => {
+                next.attempts += 1;
+                next.looks = 0;
+            }
+            (State::InDoubt, State::InDoubt) => next.looks += 1,
+            _ => {}
         }
         if to == State::Unresolved {
             next.held_until = now;

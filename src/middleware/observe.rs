@@ -3,6 +3,7 @@
 //! the call was dropped.
 
 use std::{
+    borrow::Cow,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -51,7 +52,7 @@ struct Line {
     started: Instant,
     /// Until the end is known the call counts as dropped.
     code: Code,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     internal: Option<Box<str>>,
     progress: Arc<Progress>,
     caller: Arc<Caller>,
@@ -130,7 +131,7 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
                 .unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
             started,
             code: Code::Cancelled,
-            reason: "",
+            reason: Cow::Borrowed(""),
             internal: None,
             progress,
             caller,
@@ -170,7 +171,7 @@ where
             line.ended_with(status);
         } else if !response.status().is_success() {
             line.code = Code::Unknown;
-            line.reason = response.status().canonical_reason().unwrap_or("http error");
+            line.reason = response.status().canonical_reason().unwrap_or("http error").into();
         }
         Poll::Ready(Ok(response.map(|inner| Body::new(ObservedBody { inner, line: Some(line) }))))
     }
@@ -224,7 +225,7 @@ impl Line {
         if let Some(logged) =
             std::error::Error::source(status).and_then(|source| source.downcast_ref::<Logged>())
         {
-            self.reason = logged.reason;
+            self.reason = logged.reason.clone();
             self.internal = logged.internal.clone();
         }
     }
@@ -244,13 +245,13 @@ impl Drop for Line {
         // error! means that a person must act: only faults of ours.
         if self.code == Code::Internal {
             tracing::error!(
-                target: "portcullis::call", rpc = %self.path, code, reason = self.reason, detail,
+                target: "portcullis::call", rpc = %self.path, code, reason = &*self.reason, detail,
                 request_id = %self.request_id, operation_id = operation, principal, method, client, micros,
                 "call"
             );
         } else {
             tracing::info!(
-                target: "portcullis::call", rpc = %self.path, code, reason = self.reason, detail,
+                target: "portcullis::call", rpc = %self.path, code, reason = &*self.reason, detail,
                 request_id = %self.request_id, operation_id = operation, principal, method, client, micros,
                 "call"
             );

@@ -12,8 +12,10 @@ use crate::{
         BackendError, CreateGroup, DescribeGroups, Filter, Group, GroupImage, OwnedRule, Selection,
     },
     error::{Error, Reason},
+    ledger::{Plan, stored::StoredRule},
     rule::{
-        Direction, GroupId, GroupRef, Rule, RuleId, RuleKey, RuleSpec, VpcId, matching::owner_fits,
+        Direction, GroupId, GroupRef, Rule, RuleId, RuleKey, RuleSpec, Tag, VpcId,
+        matching::owner_fits,
     },
 };
 
@@ -83,6 +85,56 @@ impl Work<'_> {
         };
         let resource = Resource::Group(&self.target, facts);
         self.access.check_rules(self.caller(), action, resource, circumstances, rules)
+    }
+
+    /// May the caller do what is recorded? Decided on the group and the rules as the record has them.
+    pub(super) fn check_plan(&self, plan: &Plan) -> Result<(), Error> {
+        let group = plan.group();
+        let tags: Vec<Tag> = group.tags.iter().map(Tag::from).collect();
+        let facts = GroupFacts {
+            id: &group.group_id,
+            name: &group.group_name,
+            vpc: group.vpc_id.as_deref().unwrap_or_default(),
+            owner: &group.owner_id,
+            tags: &tags,
+        };
+        let mut circumstances = Circumstances::default();
+        let (action, rules) = match plan {
+            Plan::Revoke {
+                is_egress,
+                rules,
+                unmatched,
+                unmatched_ids,
+                removes_last_egress_rule,
+                ..
+            } => {
+                circumstances.removes_last_egress_rule = *removes_last_egress_rule;
+                let direction = if *is_egress { Direction::Egress } else { Direction::Ingress };
+                let known = rules.iter().filter_map(StoredRule::to_rule);
+                let unknown = unmatched.iter().filter_map(StoredRule::to_spec);
+                let facts = known
+                    .map(|rule| RuleFacts::of_rule(&rule))
+                    .chain(unknown.map(|spec| RuleFacts::of_spec(direction, &spec)))
+                    .chain(
+                        unmatched_ids
+                            .iter()
+                            .map(|id| RuleFacts::unknown_id(direction, &RuleId::new(id))),
+                    );
+                let action = if *is_egress { Action::RevokeEgress } else { Action::RevokeIngress };
+                (action, facts.collect())
+            }
+            Plan::Authorize { is_egress, rules, .. } => {
+                let direction = if *is_egress { Direction::Egress } else { Direction::Ingress };
+                let specs: Vec<RuleSpec> = rules.iter().filter_map(StoredRule::to_spec).collect();
+                let action =
+                    if *is_egress { Action::AuthorizeEgress } else { Action::AuthorizeIngress };
+                (action, added(direction, &specs))
+            }
+            Plan::Create { .. } => (Action::CreateSecurityGroup, vec![RuleFacts::none()]),
+            Plan::Delete { .. } => (Action::DeleteSecurityGroup, vec![RuleFacts::none()]),
+        };
+        let resource = Resource::Group(&self.target, facts);
+        self.access.check_rules(self.caller(), action, resource, circumstances, &rules)
     }
 
     /// Whether the caller may list the rules of this group.

@@ -1,12 +1,19 @@
 //! Describing, creating and deleting security groups, and describing rules.
 
-use super::{Outcome, Work, decide, is_dry_run_success, pages, pages::Listing};
+use super::{Outcome, Work, decide, is_dry_run_success, journal, pages, pages::Listing, settle};
 use crate::{
     access::{Action, Circumstances, RuleFacts},
     backend::{BackendError, CreateGroup, DeleteGroup, DescribeGroups, DescribeRules, Page},
     error::{Detail, Error, Reason},
-    rule::{GroupId, GroupRef, RuleId},
+    ledger::Plan,
+    rule::{GroupId, GroupRef, RuleId, Tag},
 };
+
+/// The tag that a created group has: the operation that created it.
+pub const OPERATION_TAG: &str = "portcullis:operation-id";
+
+/// The most tags of a group (EC2's limit). A request that uses them all leaves no room for ours.
+const MAX_TAGS: usize = 50;
 
 /// The request of CreateSecurityGroup.
 #[derive(Clone, Debug)]
@@ -116,37 +123,77 @@ fn hidden(reason: Reason, kind: &str, name: &str) -> Error {
     Error { detail: resource, ..Error::new(reason, message) }
 }
 
-/// Creates a group.
-pub(super) async fn create(work: &Work<'_>, Create(request): Create) -> Result<Outcome, Error> {
-    if !request.dry_run {
-        work.begin_sending()?;
+/// Creates a group. Its operation's id becomes a tag of it, by which it is found again if the answer is lost.
+pub(super) async fn create(work: &Work<'_>, Create(mut request): Create) -> Result<Outcome, Error> {
+    if request.dry_run {
+        return match work.backend.create_group(&work.context, &work.target, &request).await {
+            Err(error) if is_dry_run_success(&error) => Ok(Outcome::DryRun),
+            Err(error) => Err(Error::from_backend(error, &request.name)),
+            Ok(_) => Err(Error::internal("EC2 answered a dry run as if it had been done")),
+        };
     }
-    match work.backend.create_group(&work.context, &work.target, &request).await {
-        Ok(created) => Ok(Outcome::Created(created)),
-        Err(error) if request.dry_run && is_dry_run_success(&error) => Ok(Outcome::DryRun),
-        Err(error) => Err(work.sent_error(error, &request.name)),
+    if request.tags.len() < MAX_TAGS {
+        let value = work.meta.operation_id.to_string();
+        request.tags.push(Tag { key: OPERATION_TAG.to_owned(), value });
+    }
+    let plan = Plan::Create { group: journal::planned_group(&work.target, &request) };
+    let context = work.begin_sending(plan.clone()).await?;
+    match work.backend.create_group(&context, &work.target, &request).await {
+        Ok(created) => {
+            work.answered(created.request_id.as_ref());
+            Ok(Outcome::Created(created))
+        }
+        Err(error) => {
+            let error = work.sent_error(error, &request.name);
+            let ours = work.again() && error.reason == Reason::InvalidGroupDuplicate;
+            match settle::done_after_all(work, &plan, ours).await {
+                Some(outcome) => Ok(outcome),
+                None => Err(error),
+            }
+        }
     }
 }
 
 /// Deletes a group.
 pub(super) async fn delete(work: &Work<'_>, Delete(mut request): Delete) -> Result<Outcome, Error> {
     let name = request.group.to_string();
-    if work.access.decides() {
-        let image = decide::read(work, &request.group).await?;
-        let circumstances = Circumstances { dry_run: request.dry_run, ..Circumstances::default() };
-        let (action, none) = (Action::DeleteSecurityGroup, [RuleFacts::none()]);
-        work.check_rules(action, &request.group, image.image(), circumstances, &none)?;
-        // What was decided on is what goes, whatever its name means by now.
-        if let Some(image) = image.found(request.dry_run)? {
-            request.group = GroupRef::Id(image.group.id.clone());
+    if request.dry_run && !work.access.decides() {
+        return dry_delete(work, &request, &name).await;
+    }
+    let image = decide::read(work, &request.group).await?;
+    let circumstances = Circumstances { dry_run: request.dry_run, ..Circumstances::default() };
+    let (action, none) = (Action::DeleteSecurityGroup, [RuleFacts::none()]);
+    work.check_rules(action, &request.group, image.image(), circumstances, &none)?;
+    // What was decided on is what goes, whatever its name means by now.
+    let image = image.found(request.dry_run)?;
+    if let Some(image) = &image {
+        request.group = GroupRef::Id(image.group.id.clone());
+    }
+    let Some(image) = image.filter(|_| !request.dry_run) else {
+        return dry_delete(work, &request, &name).await;
+    };
+    let plan = Plan::Delete { group: journal::stored_group(&image.group) };
+    let context = work.begin_sending(plan.clone()).await?;
+    match work.backend.delete_group(&context, &work.target, &request).await {
+        Ok(deleted) => {
+            work.answered(deleted.request_id.as_ref());
+            Ok(Outcome::Deleted(deleted))
+        }
+        Err(error) => {
+            let error = work.sent_error(error, &name);
+            let ours = work.again() && error.reason == Reason::InvalidGroupNotFound;
+            match settle::done_after_all(work, &plan, ours).await {
+                Some(outcome) => Ok(outcome),
+                None => Err(error),
+            }
         }
     }
-    if !request.dry_run {
-        work.begin_sending()?;
-    }
-    match work.backend.delete_group(&work.context, &work.target, &request).await {
-        Ok(deleted) => Ok(Outcome::Deleted(deleted)),
-        Err(error) if request.dry_run && is_dry_run_success(&error) => Ok(Outcome::DryRun),
-        Err(error) => Err(work.sent_error(error, &name)),
+}
+
+async fn dry_delete(work: &Work<'_>, request: &DeleteGroup, name: &str) -> Result<Outcome, Error> {
+    match work.backend.delete_group(&work.context, &work.target, request).await {
+        Err(error) if is_dry_run_success(&error) => Ok(Outcome::DryRun),
+        Err(error) => Err(Error::from_backend(error, name)),
+        Ok(_) => Err(Error::internal("EC2 answered a dry run as if it had been done")),
     }
 }

@@ -52,11 +52,24 @@ pub struct Kept {
     pub conflict: Option<Box<Record>>,
     /// EC2's request id.
     pub ec2_request_id: Option<String>,
+    /// What it would have been about, if it ended without sending anything.
+    pub unsent: Option<Plan>,
 }
 
 // === impl Timing ===
 
+impl Default for Timing {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(10), Duration::from_secs(5))
+    }
+}
+
 impl Timing {
+    /// From how long one attempt takes at most. The lease leaves room for three, which a revoke by rule ids may need.
+    pub fn new(attempt: Duration, grace: Duration) -> Self {
+        Self { attempt, lease: attempt * 3, grace }
+    }
+
     /// How long an intent is held: until its lease and the last attempt have ended and reads show what was done.
     pub fn hold(self) -> Duration {
         self.lease + self.attempt + self.grace
@@ -107,8 +120,7 @@ impl Journal {
                 self.ledger.intend(&intent).await
             }
             Some(record) => {
-                let step =
-                    Move { plan: Some(plan), hold, ..Move::to(State::InProgress) };
+                let step = Move { plan: Some(plan), hold, ..Move::to(State::InProgress) };
                 let advanced = self.ledger.advance(&record.id, record.fence, &step).await;
                 advanced.map(|record| Intended::Written(Box::new(record)))
             }
@@ -139,6 +151,11 @@ impl Journal {
         self.kept().in_doubt = true;
     }
 
+    /// It ends without sending anything.
+    pub(crate) fn nothing_to_send(&self, plan: Plan) {
+        self.kept().unsent = Some(plan);
+    }
+
     /// EC2 answered.
     pub(crate) fn answered(&self, request_id: Option<&String>) {
         if let Some(id) = request_id {
@@ -148,15 +165,17 @@ impl Journal {
 }
 
 /// What a caller is told of a ledger that did not do it.
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
 pub fn unavailable(error: LedgerError) -> Error {
     let (reason, message) = match &error {
         LedgerError::Unavailable(_) => (
             Reason::LedgerUnavailable,
             "the ledger cannot be written to; nothing was sent by this attempt",
         ),
-        LedgerError::TooLate => {
-            (Reason::DeadlineExceeded, "the deadline passed before the group's turn; nothing was sent")
-        }
+        LedgerError::TooLate => (
+            Reason::DeadlineExceeded,
+            "the deadline passed before the group's turn; nothing was sent",
+        ),
         LedgerError::TooMany => {
             (Reason::Overloaded, "too many changes of this group wait already; nothing was sent")
         }

@@ -1,20 +1,27 @@
 //! Revoking rules, in either direction: pre-image, send, and what to say about what was unknown.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Outcome, Warning, WarningKind, Work, decide, is_dry_run_success, names, warn};
+use super::{
+    Outcome, Warning, WarningKind, Work, decide, is_dry_run_success, journal, names, warn,
+};
 use crate::{
     access::{Action, Circumstances},
-    backend::{BackendError, GroupImage, Refusal, RevokeRules, Revoked, RevokedRule, Selection},
+    backend::{
+        BackendError, CallContext, GroupImage, Refusal, RevokeRules, Revoked, RevokedRule,
+        Selection,
+    },
     error::{Detail, Error, Unknown},
+    ledger::{Plan, stored::StoredRule},
     rule::{Direction, GroupRef, RuleId, expand, matching::match_specs},
 };
 
 mod missing;
 
-use missing::{explain_permissions, explain_refusal, split, unknown_error};
+pub(super) use missing::unknown_of_record;
+use missing::{Missing, explain_permissions, explain_refusal, split, unknown_error};
 
 /// How often rule ids are chosen anew when the group changes between reading and sending.
 const MAX_ROUNDS: usize = 3;
@@ -65,8 +72,8 @@ pub struct RevokeOutcome {
     pub unknown: Unknown,
     /// What became of the request.
     pub extent: Extent,
-    /// The result of reading back.
-    pub verification: Option<Verification>,
+    /// The rules to look for when the change is read back, if that was asked for.
+    pub to_verify: Option<Vec<RuleId>>,
     /// What the caller should know.
     pub warnings: Vec<Warning>,
 }
@@ -140,11 +147,11 @@ async fn change(
             by_matching(work, request, on_unknown, image, selection.clone()).await?
         }
     };
-    finish(work, request, &selection, answer).await
+    Ok(finish(request, &selection, answer))
 }
 
 async fn dry_run(work: &Work<'_>, request: &Revoke) -> Result<Outcome, Error> {
-    match send(work, request, request.selection.clone(), true).await {
+    match send(work, &work.context, request, request.selection.clone(), true).await {
         Err(error) if is_dry_run_success(&error) => Ok(Outcome::DryRun),
         Err(error) => Err(Error::from_backend(error, &request.group.to_string())),
         Ok(_) => Err(Error::internal("EC2 answered a dry run as if it had been done")),
@@ -251,9 +258,11 @@ async fn as_ec2(
     image: &GroupImage,
     selection: Selection,
 ) -> Result<Done, Error> {
-    work.begin_sending()?;
-    match send(work, request, selection.clone(), false).await {
+    let (ids, missing) = split(request.direction, image, &selection);
+    let context = work.begin_sending(plan(request, image, &ids, &missing)).await?;
+    match send(work, &context, request, selection.clone(), false).await {
         Ok(mut revoked) => {
+            work.answered(revoked.request_id.as_ref());
             let permissions = std::mem::take(&mut revoked.unknown);
             let left = without(image, &revoked_ids(&revoked.revoked));
             let explanations = explain_permissions(request.direction, &left, &permissions);
@@ -297,6 +306,7 @@ async fn by_matching(
         let unknown = missing.explain(work, request.direction, &left).await;
         let unknown_count = missing.count();
         if on_unknown == OnUnknown::Fail && unknown_count > 0 {
+            work.nothing_to_send(plan(request, &image, &ids, &missing));
             let refusal = match selection {
                 Selection::Specs(_) => Refusal::new(
                     "InvalidPermission.NotFound",
@@ -314,11 +324,13 @@ async fn by_matching(
             return Err(error);
         }
         if ids.is_empty() {
+            work.nothing_to_send(plan(request, &image, &ids, &missing));
             return Ok(Done { image, revoked: None, unknown, unknown_count });
         }
-        work.begin_sending()?;
-        match send(work, request, Selection::Ids(ids.clone()), false).await {
+        let context = work.begin_sending(plan(request, &image, &ids, &missing)).await?;
+        match send(work, &context, request, Selection::Ids(ids.clone()), false).await {
             Ok(revoked) => {
+                work.answered(revoked.request_id.as_ref());
                 return Ok(Done { image, revoked: Some(revoked), unknown, unknown_count });
             }
             Err(BackendError::Refused(refusal)) if is_unknown(&refusal) && round < MAX_ROUNDS => {
@@ -333,13 +345,31 @@ async fn by_matching(
     Err(Error::internal("revoke rounds ended without an answer"))
 }
 
-/// Warnings, verification and the answer.
-async fn finish(
-    work: &Work<'_>,
-    request: &Revoke,
-    selection: &Selection,
-    done: Done,
-) -> Result<Outcome, Error> {
+/// What is about to go, and what shows later whether it went.
+fn plan(request: &Revoke, image: &GroupImage, ids: &[RuleId], missing: &Missing) -> Plan {
+    let touched: HashSet<&RuleId> = ids.iter().collect();
+    let (rules, rest) = journal::part(image, request.direction, |rule| touched.contains(&rule.id));
+    let (unmatched, unmatched_ids) = match missing {
+        Missing::Specs(specs) => {
+            let stored = specs.iter().map(|spec| StoredRule::of_spec(request.direction, spec));
+            (stored.collect(), Vec::new())
+        }
+        Missing::Ids(ids) => (Vec::new(), ids.iter().map(ToString::to_string).collect()),
+    };
+    Plan::Revoke {
+        group: journal::stored_group(&image.group),
+        is_egress: request.direction == Direction::Egress,
+        rules,
+        unmatched,
+        unmatched_ids,
+        removes_last_egress_rule: request.direction == Direction::Egress
+            && decide::removes_last_egress(image, ids),
+        rest,
+    }
+}
+
+/// Warnings, and the answer.
+fn finish(request: &Revoke, selection: &Selection, done: Done) -> Outcome {
     let Done { image, revoked, unknown, unknown_count } = done;
     let requested = match selection {
         Selection::Specs(specs) => specs.len(),
@@ -358,22 +388,22 @@ async fn finish(
         Selection::Specs(specs) => warn::host_bits(specs),
         Selection::Ids(_) => Vec::new(),
     };
-    let mut verification = None;
+    let mut to_verify = None;
     if extent != Extent::Nothing {
         let removed = removed_ids(request.direction, &image, selection, &revoked, &unknown);
         warnings.extend(warn::after_revoke(&image, request.direction, &removed));
         if request.verify {
-            verification = Some(verify(work, &request.group, &removed).await);
+            to_verify = Some(removed);
         }
     }
-    Ok(Outcome::Revoked(Box::new(RevokeOutcome {
+    Outcome::Revoked(Box::new(RevokeOutcome {
         return_value,
         revoked,
         unknown,
         extent,
-        verification,
+        to_verify,
         warnings,
-    })))
+    }))
 }
 
 /// The ids that EC2 says are gone; where an endpoint does not list them, those of the pre-image that were named and
@@ -435,6 +465,7 @@ async fn read(work: &Work<'_>, group: &GroupRef) -> Result<GroupImage, Error> {
 
 async fn send(
     work: &Work<'_>,
+    context: &CallContext,
     request: &Revoke,
     selection: Selection,
     dry_run: bool,
@@ -445,7 +476,7 @@ async fn send(
         selection,
         dry_run,
     };
-    work.backend.revoke(&work.context, &work.target, &request).await
+    work.backend.revoke(context, &work.target, &request).await
 }
 
 /// Waits, but not past the deadline.
@@ -467,7 +498,7 @@ fn is_unknown(refusal: &Refusal) -> bool {
 // === verifying ===
 
 /// Reads the group back until none of `removed` shows, or the deadline nears.
-async fn verify(work: &Work<'_>, group: &GroupRef, removed: &[RuleId]) -> Verification {
+pub(super) async fn verify(work: &Work<'_>, group: &GroupRef, removed: &[RuleId]) -> Verification {
     let last = work.meta.deadline.checked_sub(VERIFY_RESERVE).unwrap_or(work.meta.deadline);
     let mut wait = VERIFY_PAUSE;
     let mut attempts = 0;

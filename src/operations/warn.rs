@@ -19,7 +19,7 @@ pub struct Warning {
     pub rule_id: Option<RuleId>,
 }
 
-/// What a warning is about. The rest of the contract's kinds come with the ledger.
+/// What a warning is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "named and documented in the contract")]
 pub enum WarningKind {
@@ -28,6 +28,8 @@ pub enum WarningKind {
     OwnedElsewhere,
     ConnectionsStayTracked,
     HostBitsSet,
+    SettledByReadBack,
+    LedgerLags,
 }
 
 impl Warning {

@@ -16,10 +16,13 @@ use portcullis::{
             security_group_service_client::SecurityGroupServiceClient,
         },
     },
+    api::scribe::ProtoScribe,
     backend::sandbox::Sandbox,
     clock::SystemClock,
     config::{AuthenticationConfig, Limits, RateLimits},
     credentials::Authenticator,
+    ledger::Terms,
+    middleware::idempotency::Books,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
 };
@@ -137,9 +140,18 @@ async fn start_parts(
     let backend = sandbox.clone();
     let sandbox = sandbox_service.then_some(sandbox);
     let access = Arc::new(access);
-    let tls = None;
-    let parts =
-        Parts { limits, rate_limits, tls, authenticator, backend, sandbox, access, clock, random };
+    let parts = Parts {
+        limits,
+        rate_limits,
+        tls: None,
+        authenticator,
+        backend,
+        sandbox,
+        books: Books::in_memory(Terms::default(), clock.clone(), Arc::new(ProtoScribe)),
+        access,
+        clock,
+        random,
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();

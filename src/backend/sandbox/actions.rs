@@ -98,7 +98,7 @@ pub fn revoke(state: &mut State, target: &Target, request: &RevokeRules) -> Outc
     let revoked = Revoked {
         return_value: Some(true),
         unknown,
-        revoked: removed.iter().map(|rule| revoked_rule(&group.id, rule)).collect(),
+        revoked: removed.iter().map(|rule| RevokedRule::new(&group.id, rule)).collect(),
         request_id: None,
     };
     let change =
@@ -336,28 +336,6 @@ pub fn change(action: &'static str, group: &Group, rules: Vec<Rule>) -> Change {
 
 fn refers_to(peer: &Peer, group: &GroupId) -> bool {
     matches!(peer, Peer::Group(peer) if peer.group_id.as_ref() == Some(group))
-}
-
-fn revoked_rule(group: &GroupId, rule: &Rule) -> RevokedRule {
-    let mut revoked = RevokedRule {
-        security_group_rule_id: Some(rule.id.to_string()),
-        group_id: Some(group.to_string()),
-        is_egress: Some(rule.direction == Direction::Egress),
-        ip_protocol: Some(rule.traffic.protocol().to_string()),
-        from_port: Some(rule.traffic.from_port()),
-        to_port: Some(rule.traffic.to_port()),
-        description: rule.description.as_deref().map(str::to_owned),
-        ..RevokedRule::default()
-    };
-    match &rule.peer {
-        Peer::Ipv4(net) => revoked.cidr_ipv4 = Some(net.to_string()),
-        Peer::Ipv6(net) => revoked.cidr_ipv6 = Some(net.to_string()),
-        Peer::PrefixList(id) => revoked.prefix_list_id = Some(id.to_string()),
-        Peer::Group(peer) => {
-            revoked.referenced_group_id = peer.group_id.as_ref().map(GroupId::to_string);
-        }
-    }
-    revoked
 }
 
 /// The same rule twice in one call (R30).

@@ -4,6 +4,7 @@ use super::{Revoke, read};
 use crate::{
     backend::{BackendError, DescribeRules, Filter, GroupImage, OwnedRule, Refusal, Selection},
     error::{Detail, Error, Reason, Unknown, UnknownExplanation, UnknownSubject},
+    ledger::{Plan, stored::StoredRule},
     operations::Work,
     rule::{
         Direction, IpPermission, Rule, RuleId, RuleSpec, expand,
@@ -72,6 +73,27 @@ impl Missing {
                 explanations: explain_ids(work, direction, image, ids).await,
             },
         }
+    }
+}
+
+/// What a recorded revoke named and its pre-image had not, held against the group as it is now; none: it is gone.
+pub(crate) async fn unknown_of_record(
+    work: &Work<'_>,
+    plan: &Plan,
+    image: Option<&GroupImage>,
+) -> Unknown {
+    let Plan::Revoke { group, unmatched, unmatched_ids, .. } = plan else {
+        return Unknown::default();
+    };
+    let direction = plan.direction().unwrap_or(Direction::Egress);
+    let missing = if unmatched_ids.is_empty() {
+        Missing::Specs(unmatched.iter().filter_map(StoredRule::to_spec).collect())
+    } else {
+        Missing::Ids(unmatched_ids.iter().map(RuleId::new).collect())
+    };
+    match (image, missing.count()) {
+        (_, 0) | (None, _) => Unknown { group: group.group_id.clone(), ..Unknown::default() },
+        (Some(image), _) => missing.explain(work, direction, image).await,
     }
 }
 

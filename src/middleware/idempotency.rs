@@ -1,0 +1,403 @@
+//! Typed middleware that makes one operation have one effect and one answer (design.md section 3): it looks a change up
+//! in the ledger, replays, joins or settles what is known, and else lets it run in its group's turn and writes down what
+//! came of it.
+//!
+//! It stands right around the operations: they write the intent themselves, through the journal that they get here,
+//! because only they know what is about to be sent.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep_until};
+use tower::{Layer, Service};
+
+use crate::{
+    clock::Clock,
+    error::{Error, Reason},
+    ledger::{Intent, Ledger, Look, Looked, Plan, Record, State, Terms, Turn, memory::Memory},
+    operations::{
+        Answered, Call, CallMeta, Journal, Operations, Outcome, Reply, Scribe, Settled, Settler,
+        Timing, canonical, journal::unavailable,
+    },
+    rule::{GroupRef, Target, Violation, permission::excerpt},
+};
+
+mod conclude;
+pub mod settling;
+
+/// What the layer works with.
+#[derive(Clone, Debug)]
+pub struct Books {
+    /// Where operations are recorded.
+    pub ledger: Arc<dyn Ledger>,
+    /// Writes answers down.
+    pub scribe: Arc<dyn Scribe>,
+    /// How long things take at most.
+    pub timing: Timing,
+    /// Whether a change without a key is refused.
+    pub key_required: bool,
+}
+
+/// Makes operations idempotent.
+#[derive(Clone, Debug)]
+pub struct IdempotencyLayer(Books);
+
+/// See [`IdempotencyLayer`].
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    operations: Operations,
+    books: Books,
+}
+
+/// One change on its way through the layer.
+struct Run {
+    operations: Operations,
+    books: Books,
+    call: Call,
+    target: Target,
+    request: Value,
+    question: Look,
+    turn: Option<Turn>,
+    /// An earlier attempt was in doubt while this call waited: its effect may show only now.
+    again: bool,
+}
+
+/// What the ledger's knowledge comes to.
+enum Course {
+    /// Look once more.
+    Look,
+    /// The answer is known.
+    Replay(Box<Record>),
+    /// It is this call's to run; as the next attempt of the record that is known, if one is.
+    Run(Option<Box<Record>>),
+}
+
+impl Books {
+    /// With a ledger in memory: for the sandbox within this process, and for tests.
+    pub fn in_memory(terms: Terms, clock: Arc<dyn Clock>, scribe: Arc<dyn Scribe>) -> Self {
+        Self {
+            ledger: Arc::new(Memory::new(terms, clock)),
+            scribe,
+            timing: Timing::default(),
+            key_required: false,
+        }
+    }
+}
+
+impl IdempotencyLayer {
+    /// With these books.
+    pub fn new(books: Books) -> Self {
+        Self(books)
+    }
+}
+
+impl Layer<Operations> for IdempotencyLayer {
+    type Service = Idempotency;
+
+    fn layer(&self, operations: Operations) -> Idempotency {
+        Idempotency { operations, books: self.0.clone() }
+    }
+}
+
+impl Service<Call> for Idempotency {
+    type Response = Outcome;
+    type Error = Error;
+    type Future = Reply;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: Call) -> Reply {
+        if !call.command.is_mutation() {
+            return self.operations.call(call);
+        }
+        let Self { operations, books } = self.clone();
+        Box::pin(async move { Run::begin(operations, books, call).await?.answer().await })
+    }
+}
+
+impl Run {
+    async fn begin(operations: Operations, books: Books, call: Call) -> Result<Self, Error> {
+        if books.key_required && call.meta.key.is_none() {
+            return Err(Error::invalid(vec![Violation::new(
+                "metadata.idempotency-key",
+                "MissingParameter",
+                "This server takes changes with an idempotency key only.",
+            )]));
+        }
+        let target = operations.place(&call.meta, &call.command)?;
+        let request = canonical::request(&target, &call.command);
+        let scope = operations.backend().identity();
+        let group = group_of(&operations, &call, &target).await?;
+        let question = Look {
+            caller: call.meta.principal.id(),
+            key: call.meta.key.clone(),
+            fingerprint: canonical::fingerprint(call.meta.method, &request),
+            // Another incarnation's groups are other groups.
+            group: format!("{scope} {target}/{group}"),
+            scope,
+        };
+        Ok(Self { operations, books, call, target, request, question, turn: None, again: false })
+    }
+
+    async fn answer(mut self) -> Result<Outcome, Error> {
+        loop {
+            let looked = self.books.ledger.look(&self.question).await.map_err(unavailable)?;
+            let before = match self.course(looked).await? {
+                Course::Look => continue,
+                Course::Replay(record) => return self.replay(*record),
+                Course::Run(before) => before,
+            };
+            if self.turn.is_none() {
+                // Looked again within it: much may happen while one waits.
+                self.take_turn().await?;
+                continue;
+            }
+            let journal = Arc::new(self.journal(before.as_deref()));
+            let mut call = self.call.clone();
+            call.meta.operation_id = journal.draft().id.as_str().into();
+            call.meta.journal = Some(journal.clone());
+            let meta = call.meta.clone();
+            let result = self.operations.clone().perform(call, self.target.clone()).await;
+            if journal.so_far().conflict.is_some() {
+                // Another replica was quicker.
+                continue;
+            }
+            return self.conclude(&meta, &journal, result).await;
+        }
+    }
+
+    /// What the ledger's knowledge comes to; waits, and settles, where that has to come first.
+    async fn course(&mut self, looked: Looked) -> Result<Course, Error> {
+        let Looked { by_key, equal, unsettled, now } = looked;
+        let mine = match self.question.key {
+            Some(_) => by_key,
+            None => equal,
+        };
+        let before = match mine {
+            None => None,
+            Some(record) if record.fingerprint != self.question.fingerprint => {
+                return Err(self.key_reused(&record));
+            }
+            Some(record) => match record.state {
+                State::Succeeded | State::Refused => return Ok(Course::Replay(Box::new(record))),
+                State::Unresolved => return Err(unresolved(&record)),
+                State::Released => Some(record),
+                State::InProgress | State::InDoubt => {
+                    self.join(&record, now).await?;
+                    return Ok(Course::Look);
+                }
+            },
+        };
+        if self.turn.is_some()
+            && let Some(other) = unsettled
+        {
+            self.clear(&other, now).await?;
+            return Ok(Course::Look);
+        }
+        Ok(Course::Run(before.map(Box::new)))
+    }
+
+    /// The same call is in somebody's hands, or nobody's: waits for its answer, or settles it.
+    async fn join(&mut self, record: &Record, now: SystemTime) -> Result<(), Error> {
+        let held = left(record, now);
+        if !held.is_zero() {
+            let in_progress = record.state == State::InProgress;
+            let until = Instant::now() + held;
+            if !in_progress && until > self.last_moment() {
+                return Err(in_doubt(record, self.question.key.is_some(), held));
+            }
+            if self.wait(record, until).await? {
+                return Ok(());
+            }
+            return Err(if in_progress {
+                let message = "the same call is in progress; its answer is not there yet";
+                let error =
+                    Error::later(Reason::OperationInProgress, message, Duration::from_secs(1));
+                Error { operation_id: Some(record.id.as_str().into()), ..error }
+            } else {
+                in_doubt(record, self.question.key.is_some(), held)
+            });
+        }
+        self.again = true;
+        if self.turn.is_none() {
+            return self.take_turn().await;
+        }
+        self.settle(record, true).await?;
+        Ok(())
+    }
+
+    /// Another operation of the group is not settled: that comes first.
+    async fn clear(&mut self, other: &Record, now: SystemTime) -> Result<(), Error> {
+        let held = left(other, now);
+        if held.is_zero() {
+            self.settle(other, false).await?;
+            return Ok(());
+        }
+        let until = Instant::now() + held;
+        if until <= self.last_moment() && self.wait(other, until).await? {
+            return Ok(());
+        }
+        let message =
+            "what became of another change of this group is not known yet; nothing was sent";
+        Err(Error::later(Reason::GroupInDoubt, message, held))
+    }
+
+    async fn settle(&self, record: &Record, live: bool) -> Result<Settled, Error> {
+        let mut meta = self.call.meta.clone();
+        meta.operation_id = record.id.as_str().into();
+        let Books { ledger, scribe, timing, .. } = &self.books;
+        let settler = Settler {
+            operations: &self.operations,
+            ledger: ledger.as_ref(),
+            scribe: scribe.as_ref(),
+            timing: *timing,
+            meta: &meta,
+            live,
+        };
+        settler.settle(record).await.map_err(unavailable)
+    }
+
+    /// Waits until the record may have changed, or `until`: true. False: it is the last moment to answer.
+    async fn wait(&self, record: &Record, until: Instant) -> Result<bool, Error> {
+        let last = self.last_moment();
+        tokio::select! {
+            changed = self.books.ledger.changed(&record.id, record.version) => {
+                changed.map_err(unavailable)?;
+                Ok(true)
+            }
+            () = sleep_until(until.min(last)) => Ok(until < last),
+            () = self.call.meta.progress.abandoned() => Err(gone()),
+        }
+    }
+
+    async fn take_turn(&mut self) -> Result<(), Error> {
+        let turn = tokio::select! {
+            turn = self.books.ledger.turn(&self.question.group, self.last_moment()) => {
+                turn.map_err(unavailable)?
+            }
+            () = self.call.meta.progress.abandoned() => return Err(gone()),
+        };
+        self.turn = Some(turn);
+        Ok(())
+    }
+
+    /// When an answer must be given, so that it is ours and not the deadline's.
+    fn last_moment(&self) -> Instant {
+        let deadline = self.call.meta.deadline;
+        let left = deadline.saturating_duration_since(Instant::now());
+        deadline - (left / 10).min(Duration::from_millis(20))
+    }
+
+    fn journal(&self, before: Option<&Record>) -> Journal {
+        let CallMeta { operation_id, key, method, change_reason, trace_id, .. } = &self.call.meta;
+        let Look { scope, caller, fingerprint, group, .. } = &self.question;
+        let draft = Intent {
+            id: before.map_or_else(|| operation_id.to_string(), |record| record.id.clone()),
+            fence: before.map_or(0, |record| record.fence),
+            scope: scope.clone(),
+            caller: caller.clone(),
+            key: key.clone(),
+            fingerprint: fingerprint.clone(),
+            method: (*method).to_owned(),
+            account: self.target.account.to_string(),
+            region: self.target.region.to_string(),
+            group: group.clone(),
+            request: self.request.clone(),
+            plan: Plan::none(),
+            change_reason: change_reason.clone(),
+            trace_id: trace_id.clone(),
+            hold: Duration::ZERO,
+            conclusion: None,
+        };
+        Journal::new(self.books.ledger.clone(), draft, self.books.timing, self.again)
+    }
+
+    /// The recorded answer, if policies still allow its caller what it did.
+    fn replay(self, record: Record) -> Result<Outcome, Error> {
+        let operation_id: Arc<str> = record.id.as_str().into();
+        let allowed = self.operations.may_replay(&self.call.meta, self.target, &record.plan);
+        if let Err(error) = allowed {
+            // A denial must not be read as "did not happen".
+            let message = format!("{}; operation {} is {}", error.message, record.id, record.state);
+            return Err(Error { message, operation_id: Some(operation_id), ..error });
+        }
+        let Some(recorded) = record.answer else {
+            return Err(Error::internal(format!(
+                "{} is {} without an answer",
+                record.id, record.state
+            )));
+        };
+        Ok(Outcome::Recorded(Box::new(Answered {
+            operation_id,
+            recorded,
+            replayed: true,
+            lags: false,
+            verification: None,
+        })))
+    }
+
+    fn key_reused(&self, record: &Record) -> Error {
+        let mut differing = canonical::differing(&record.request, &self.request);
+        if record.method != self.call.meta.method {
+            differing.insert(0, "method".to_owned());
+        }
+        let message = format!(
+            "the idempotency key was used with another request; they differ in: {}",
+            excerpt(&differing.join(", "))
+        );
+        Error::new(Reason::IdempotencyKeyReused, message)
+    }
+}
+
+/// The group's id, as far as it can be known; else its name.
+async fn group_of(operations: &Operations, call: &Call, target: &Target) -> Result<String, Error> {
+    let Some(group) = call.command.group() else { return Ok(String::new()) };
+    let named = call.command.names_existing_group();
+    Ok(match (&group, named) {
+        (GroupRef::Name(name), true) => {
+            match operations.locate(&call.meta, target, &group).await? {
+                Some(id) => id.to_string(),
+                None => name.clone(),
+            }
+        }
+        (group, _) => group.to_string(),
+    })
+}
+
+/// How long a record is held by somebody.
+fn left(record: &Record, now: SystemTime) -> Duration {
+    record.held_until.duration_since(now).unwrap_or_default()
+}
+
+fn gone() -> Error {
+    Error::deadline_passed(None)
+}
+
+/// What is said of an operation that may have had its effect.
+fn in_doubt(record: &Record, has_key: bool, held: Duration) -> Error {
+    let operation_id = Some(Arc::from(record.id.as_str()));
+    let message = if has_key {
+        "the change was sent to EC2 and no readable answer came; call again with the same key to settle it"
+    } else {
+        "the change was sent to EC2 and no readable answer came: it may or may not have been made; describe \
+         the group before you try again"
+    };
+    let error = if has_key {
+        Error::later(Reason::OutcomeUnknownWithKey, message, held)
+    } else {
+        Error::new(Reason::OutcomeUnknown, message)
+    };
+    Error { operation_id, ..error }
+}
+
+fn unresolved(record: &Record) -> Error {
+    let message = "what became of this operation cannot be found out; an operator has to settle it";
+    let error = Error::new(Reason::OutcomeUnknown, message);
+    Error { operation_id: Some(record.id.as_str().into()), ..error }
+}
