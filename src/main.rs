@@ -29,7 +29,7 @@ use portcullis::{
     },
     credentials::{Authenticator, Reread},
     ledger::{Ledger, Terms, memory::Memory},
-    middleware::idempotency::Books,
+    middleware::idempotency::{Books, SETTLE_EVERY},
     operations::Timing,
     random::{Random, SystemRandom},
     reload::{Reload, Stale},
@@ -248,7 +248,13 @@ fn open_books(config: &Config, clock: Arc<dyn Clock>) -> Result<Books, String> {
         BackendConfig::Ec2(ec2) => Timing::new(ec2.attempt_timeout, Duration::from_secs(5)),
         BackendConfig::Sandbox(_) => Timing::default(),
     };
-    Ok(Books { ledger, scribe: Arc::new(ProtoScribe), timing, key_required: false })
+    Ok(Books {
+        ledger,
+        scribe: Arc::new(ProtoScribe),
+        timing,
+        key_required: false,
+        settle_every: SETTLE_EVERY,
+    })
 }
 
 /// TLS, if it is served here.

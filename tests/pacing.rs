@@ -19,7 +19,10 @@ use portcullis::{
     },
     clock::SystemClock,
     error::{Error, Reason},
-    operations::{Call, CallMeta, Command, OnUnknown, Operations, Outcome, Progress, Revoke},
+    ledger::{Intent, Plan, Terms, memory::Memory},
+    operations::{
+        Call, CallMeta, Command, Journal, OnUnknown, Operations, Outcome, Progress, Revoke, Timing,
+    },
     principal::{Peer, Principal},
     random::SeededRandom,
     rule::{Direction, GroupId, GroupRef, IpPermission, RuleId, Target, expand},
@@ -38,6 +41,7 @@ struct World {
     sandbox: Arc<Sandbox>,
     backend: Arc<dyn Backend>,
     operations: Operations,
+    calls: Arc<AtomicUsize>,
 }
 
 fn sandbox() -> Arc<Sandbox> {
@@ -50,7 +54,7 @@ fn sandbox() -> Arc<Sandbox> {
 fn world(sandbox: Arc<Sandbox>, backend: Arc<dyn Backend>) -> World {
     let access = Arc::new(Access::allow_all());
     let operations = Operations::new(backend.clone(), access, Arc::new(SystemClock));
-    World { sandbox, backend, operations }
+    World { sandbox, backend, operations, calls: Arc::default() }
 }
 
 fn paced(percent: u32) -> World {
@@ -100,6 +104,32 @@ impl World {
         answer
     }
 
+    /// A record of its own for each call: turns of groups are another matter.
+    fn journal(&self) -> Arc<Journal> {
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        let clock = Arc::new(SystemClock);
+        let ledger = Arc::new(Memory::new(Terms::default(), clock));
+        let draft = Intent {
+            id: format!("op-{number}"),
+            fence: 0,
+            scope: String::new(),
+            caller: String::new(),
+            key: None,
+            fingerprint: String::new(),
+            method: String::new(),
+            account: String::new(),
+            region: String::new(),
+            group: String::new(),
+            request: serde_json::Value::Null,
+            plan: Plan::none(),
+            change_reason: None,
+            trace_id: None,
+            hold: Duration::ZERO,
+            conclusion: None,
+        };
+        Arc::new(Journal::new(ledger, draft, Timing::default(), false))
+    }
+
     async fn call_with(
         &self,
         caller: &str,
@@ -118,6 +148,11 @@ impl World {
             principal: Arc::new(principal),
             peer: Peer::default(),
             incident,
+            method: "",
+            key: None,
+            change_reason: None,
+            trace_id: None,
+            journal: Some(self.journal()),
             progress: progress.clone(),
         };
         self.operations.clone().oneshot(Call { meta, command }).await

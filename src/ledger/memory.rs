@@ -18,6 +18,9 @@ use crate::clock::Clock;
 /// The most records. A record of a usual call takes about 2 KiB.
 const MAX_RECORDS: usize = 100_000;
 
+/// Longer than from a call's coming to its record.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Memory {
@@ -211,6 +214,8 @@ impl Ledger for Memory {
         let below = filter.before.as_deref();
         let newest_first = book.records.values().rev();
         let records = newest_first
+            // Ids begin with the time at which a call came, and it is recorded before its deadline is over.
+            .take_while(|record| filter.since.is_none_or(|at| at <= record.created_at + LONGEST))
             .filter(|record| below.is_none_or(|before| record.id.as_str() < before))
             .filter(|record| filter.passes(record))
             .take(filter.limit)

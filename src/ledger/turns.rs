@@ -12,8 +12,10 @@ use tokio::{
 
 use super::{Held, LedgerError, Turn};
 
-/// The most calls that wait for one group, and for all groups together.
-const MAX_OF_GROUP: usize = 256;
+/// The most calls that wait for one group.
+pub const MAX_OF_GROUP: usize = 256;
+
+/// The most calls that wait for a group, of all groups.
 const MAX_OF_ALL: usize = 16_384;
 
 /// The turns of all groups.

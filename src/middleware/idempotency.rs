@@ -6,9 +6,10 @@
 //! because only they know what is about to be sent.
 
 use std::{
+    future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -18,7 +19,10 @@ use tower::{Layer, Service};
 use crate::{
     clock::Clock,
     error::{Error, Reason},
-    ledger::{Intent, Ledger, Look, Looked, Plan, Record, State, Terms, Turn, memory::Memory},
+    ledger::{
+        Filter, Intent, Ledger, Look, Looked, Plan, Record, State, Terms, Turn, memory::Memory,
+        record::to_millis, turns::MAX_OF_GROUP,
+    },
     operations::{
         Answered, Call, CallMeta, Journal, Operations, Outcome, Reply, Scribe, Settled, Settler,
         Timing, canonical, journal::unavailable,
@@ -28,6 +32,12 @@ use crate::{
 
 mod conclude;
 pub mod settling;
+
+/// How often it is looked for operations that nobody settles.
+pub const SETTLE_EVERY: Duration = Duration::from_secs(5);
+
+/// Longer than an operation is in progress.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// What the layer works with.
 #[derive(Clone, Debug)]
@@ -40,6 +50,8 @@ pub struct Books {
     pub timing: Timing,
     /// Whether a change without a key is refused.
     pub key_required: bool,
+    /// How often it is looked for operations that nobody settles.
+    pub settle_every: Duration,
 }
 
 /// Makes operations idempotent.
@@ -62,6 +74,10 @@ struct Run {
     request: Value,
     question: Look,
     turn: Option<Turn>,
+    /// When it was looked up first, in the ledger's time, to the millisecond.
+    arrived: Option<SystemTime>,
+    /// Whether others had the group's turn in between.
+    waited: bool,
     /// An earlier attempt was in doubt while this call waited: its effect may show only now.
     again: bool,
 }
@@ -84,6 +100,7 @@ impl Books {
             scribe,
             timing: Timing::default(),
             key_required: false,
+            settle_every: SETTLE_EVERY,
         }
     }
 }
@@ -142,7 +159,18 @@ impl Run {
             group: format!("{scope} {target}/{group}"),
             scope,
         };
-        Ok(Self { operations, books, call, target, request, question, turn: None, again: false })
+        Ok(Self {
+            operations,
+            books,
+            call,
+            target,
+            request,
+            question,
+            turn: None,
+            arrived: None,
+            waited: false,
+            again: false,
+        })
     }
 
     async fn answer(mut self) -> Result<Outcome, Error> {
@@ -175,9 +203,11 @@ impl Run {
     /// What the ledger's knowledge comes to; waits, and settles, where that has to come first.
     async fn course(&mut self, looked: Looked) -> Result<Course, Error> {
         let Looked { by_key, equal, unsettled, now } = looked;
-        let mine = match self.question.key {
-            Some(_) => by_key,
-            None => equal,
+        self.arrived.get_or_insert(UNIX_EPOCH + Duration::from_millis(to_millis(now)));
+        let mine = match (&self.question.key, equal) {
+            (Some(_), _) => by_key,
+            (None, None) if self.waited => self.answered_meanwhile().await?,
+            (None, equal) => equal,
         };
         let before = match mine {
             None => None,
@@ -203,6 +233,26 @@ impl Run {
         Ok(Course::Run(before.map(Box::new)))
     }
 
+    /// Without a key: the equal call that was in progress while this one waited, if it has its answer by now.
+    async fn answered_meanwhile(&mut self) -> Result<Option<Record>, Error> {
+        self.waited = false;
+        let filter = Filter {
+            states: vec![State::Succeeded, State::Refused],
+            caller: Some(self.question.caller.clone()),
+            group: Some(self.question.group.clone()),
+            since: self.arrived.and_then(|at| at.checked_sub(LONGEST)),
+            limit: MAX_OF_GROUP,
+            ..Filter::default()
+        };
+        let records = self.books.ledger.list(&filter).await.map_err(unavailable)?;
+        let equal = |record: &Record| {
+            record.key.is_none()
+                && record.fingerprint == self.question.fingerprint
+                && record.settled_at >= self.arrived
+        };
+        Ok(records.into_iter().find(equal))
+    }
+
     /// The same call is in somebody's hands, or nobody's: waits for its answer, or settles it.
     async fn join(&mut self, record: &Record, now: SystemTime) -> Result<(), Error> {
         let held = left(record, now);
@@ -212,6 +262,7 @@ impl Run {
             if !in_progress && until > self.last_moment() {
                 return Err(in_doubt(record, self.question.key.is_some(), held));
             }
+            self.waited = true;
             if self.wait(record, until).await? {
                 return Ok(());
             }
@@ -277,13 +328,19 @@ impl Run {
     }
 
     async fn take_turn(&mut self) -> Result<(), Error> {
-        let turn = tokio::select! {
-            turn = self.books.ledger.turn(&self.question.group, self.last_moment()) => {
-                turn.map_err(unavailable)?
+        let mut turn = self.books.ledger.turn(&self.question.group, self.last_moment());
+        let at_once = poll_fn(|cx| Poll::Ready(turn.as_mut().poll(cx))).await;
+        let turn = match at_once {
+            Poll::Ready(turn) => turn,
+            Poll::Pending => {
+                self.waited = true;
+                tokio::select! {
+                    turn = turn => turn,
+                    () = self.call.meta.progress.abandoned() => return Err(gone()),
+                }
             }
-            () = self.call.meta.progress.abandoned() => return Err(gone()),
         };
-        self.turn = Some(turn);
+        self.turn = Some(turn.map_err(unavailable)?);
         Ok(())
     }
 

@@ -18,6 +18,9 @@ use crate::{
     rule::{Direction, Rule, Tag, Target},
 };
 
+/// The pause between the two reads that prove that nothing was done: longer than any read is known to lag (R47).
+pub(super) const SECOND_LOOK: Duration = Duration::from_secs(1);
+
 /// How long things take at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -75,9 +78,9 @@ impl Timing {
         self.lease + self.attempt + self.grace
     }
 
-    /// How long one who settles holds a record: a few reads and an attempt.
+    /// How long one who settles holds a record: for two reads with a pause between them, and an attempt.
     pub fn settling(self) -> Duration {
-        self.lease + self.attempt
+        self.lease + self.attempt + 2 * SECOND_LOOK
     }
 }
 

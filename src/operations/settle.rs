@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     CallMeta, Operations, Outcome, RevokeOutcome, Scribe, Timing, Warning, WarningKind, Work,
-    groups::OPERATION_TAG, revoke,
+    groups::OPERATION_TAG, journal::SECOND_LOOK, revoke,
 };
 use crate::{
     backend::{
@@ -33,9 +33,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How often what looks undecidable is looked at before an operator is asked: with the pauses, about two minutes.
 const MAX_LOOKS: u32 = 7;
-
-/// The pause between the two reads that prove that nothing was done: longer than any read is known to lag (R47).
-const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// How often a live caller sends what is left.
 const MAX_ROUNDS: usize = 3;

@@ -93,7 +93,14 @@ pub async fn start_with_access(access: Access) -> Server {
 }
 
 async fn start_as(limits: Limits, sandbox_service: bool, access: Access) -> Server {
-    start_parts(limits, RateLimits::default(), sandbox_service, access, nobody().await).await
+    start_parts(limits, RateLimits::default(), sandbox_service, access, nobody().await, None).await
+}
+
+/// With this ledger, and policies.
+#[allow(dead_code, reason = "the tests of idempotency use it")]
+pub async fn start_with_books(books: Books, access: Access) -> Server {
+    let none = RateLimits::default();
+    start_parts(limits(), none, true, access, nobody().await, Some(books)).await
 }
 
 /// What lets everybody in, as the caller on this machine.
@@ -120,7 +127,8 @@ pub async fn start_limited(
     sandbox_service: bool,
     authenticator: Arc<Authenticator>,
 ) -> Server {
-    start_parts(limits, rate_limits, sandbox_service, Access::allow_all(), authenticator).await
+    let access = Access::allow_all();
+    start_parts(limits, rate_limits, sandbox_service, access, authenticator, None).await
 }
 
 async fn start_parts(
@@ -129,6 +137,7 @@ async fn start_parts(
     sandbox_service: bool,
     access: Access,
     authenticator: Arc<Authenticator>,
+    books: Option<Books>,
 ) -> Server {
     let state: SandboxState = serde_json::from_str(STATE).unwrap();
     let clock = Arc::new(SystemClock);
@@ -147,7 +156,9 @@ async fn start_parts(
         authenticator,
         backend,
         sandbox,
-        books: Books::in_memory(Terms::default(), clock.clone(), Arc::new(ProtoScribe)),
+        books: books.unwrap_or_else(|| {
+            Books::in_memory(Terms::default(), clock.clone(), Arc::new(ProtoScribe))
+        }),
         access,
         clock,
         random,

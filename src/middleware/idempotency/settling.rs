@@ -12,9 +12,6 @@ use crate::{
     principal::{Peer, Principal},
 };
 
-/// How often it is looked for operations that nobody settles.
-const EVERY: Duration = Duration::from_secs(5);
-
 /// How many operations one look takes at most, and how long settling one of them may take.
 const AT_ONCE: usize = 64;
 const BOUND: Duration = Duration::from_secs(30);
@@ -24,7 +21,7 @@ const SWEEP: usize = 500;
 
 /// Settles and sweeps until it is dropped.
 pub async fn run(operations: Operations, books: Books, clock: Arc<dyn Clock>) {
-    let mut ticks = interval(EVERY);
+    let mut ticks = interval(books.settle_every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut down = false;
     loop {

@@ -1,0 +1,274 @@
+//! Lost answers, crashes and a ledger that fails: settled by reading back, and nothing is done twice.
+
+use std::sync::atomic::Ordering;
+
+use portcullis::api::proto::{
+    sandbox::v1::{Fault, FaultKind},
+    v1::{self, WarningKind},
+};
+use tonic::{Code, Status};
+
+use crate::{
+    keys::prost_types_duration,
+    support::{self, *},
+    world::*,
+};
+
+/// UNAVAILABLE, OUTCOME_UNKNOWN, with the operation and when to come again.
+fn assert_in_doubt<T: std::fmt::Debug>(answer: Result<T, Status>) -> String {
+    let status = answer.unwrap_err();
+    let details = support::details(&status);
+    let info = details.error_info().unwrap();
+    assert_eq!((status.code(), info.reason.as_str()), (Code::Unavailable, "OUTCOME_UNKNOWN"));
+    assert!(details.retry_info().is_some(), "{status:?}");
+    info.metadata["operation_id"].clone()
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_settled_by_reading_back() {
+    let mut world = quick().await;
+    for group in [DEFAULT_VPC_GROUP, NONDEFAULT_VPC_GROUP] {
+        world.server.fault(FaultKind::LoseAnswer, REVOKE).await;
+        let id = assert_in_doubt(world.revoke(group, https(group)).await);
+        let before = world.server.effects().await;
+        let answer = world.revoke(group, https(group)).await.unwrap();
+        assert!(is_replayed(answer.metadata()));
+        let answer = answer.into_inner();
+        assert_eq!(answer.operation_id, id);
+        assert_eq!(answer.revoked_security_group_rules.len(), 1);
+        assert_eq!(answer.revoked_security_group_rules[0].cidr_ipv4(), "10.0.0.0/8");
+        assert_eq!(answer.warnings[0].kind(), WarningKind::SettledByReadBack);
+        assert_eq!(answer.outcome(), v1::Outcome::RevokedAll);
+        assert_eq!(world.server.effects().await, before, "{group}");
+        // And that is the answer from now on.
+        let again = world.revoke(group, https(group)).await.unwrap().into_inner();
+        assert_eq!(again, answer);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_had_no_effect_is_sent_again_by_a_live_call_by_rule_ids() {
+    let mut world = quick().await;
+    world.server.fault(FaultKind::ServerError, REVOKE).await;
+    assert_in_doubt(world.revoke("k", https(NONDEFAULT_VPC_GROUP)).await);
+    let id = world.server.rule_id(NONDEFAULT_VPC_GROUP, 443, "10.0.0.0/8").await;
+    assert_eq!(world.server.effects().await, 0);
+    let answer = world.revoke("k", https(NONDEFAULT_VPC_GROUP)).await.unwrap().into_inner();
+    assert_eq!(answer.revoked_security_group_rules[0].security_group_rule_id(), id);
+    assert_eq!(world.server.effects().await, 1);
+    let record = world.records().await.pop().unwrap();
+    assert_eq!((record.attempts, record.state.as_str()), (2, "SUCCEEDED"));
+    assert!(record.notes.iter().any(|note| note.contains("by rule ids")), "{:?}", record.notes);
+}
+
+#[tokio::test]
+async fn a_rule_that_others_added_since_is_never_touched() {
+    let mut world = quick().await;
+    world.server.fault(FaultKind::LoseAnswer, REVOKE).await;
+    assert_in_doubt(world.revoke("k", https(NONDEFAULT_VPC_GROUP)).await);
+    // The same properties under another id. The sandbox's EC2 door and other tools add such rules.
+    world.add_outside(NONDEFAULT_VPC_GROUP, 443, "10.0.0.0/8").await;
+    let answer = world.revoke("k", https(NONDEFAULT_VPC_GROUP)).await.unwrap().into_inner();
+    assert_eq!(answer.warnings[0].kind(), WarningKind::SettledByReadBack);
+    let rules = world.server.egress(NONDEFAULT_VPC_GROUP).await;
+    let back = rules
+        .iter()
+        .any(|rule| rule.from_port == Some(443) && rule.cidr_ipv4.as_deref() == Some("10.0.0.0/8"));
+    assert!(back, "what somebody added was removed");
+}
+
+#[tokio::test]
+async fn another_change_of_the_group_waits_until_it_is_settled() {
+    let mut world = slow().await;
+    world.server.fault(FaultKind::LoseAnswer, REVOKE).await;
+    assert_in_doubt(world.revoke("k", https(DEFAULT_VPC_GROUP)).await);
+    let mut other =
+        keyed("other", by_permissions(DEFAULT_VPC_GROUP, vec![tcp_group(22, OTHER_GROUP)]));
+    other.set_timeout(std::time::Duration::from_secs(5));
+    let status = world.server.groups.clone().revoke_egress(other).await.unwrap_err();
+    let details = support::details(&status);
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(details.error_info().unwrap().reason, "GROUP_IN_DOUBT");
+    assert!(details.retry_info().is_some());
+    assert_eq!(world.server.effects().await, 1);
+    // Another group has nothing to do with it.
+    world.revoke("free", https(NONDEFAULT_VPC_GROUP)).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_change_of_the_group_settles_it_first_and_goes_on() {
+    let mut world = quick().await;
+    world.server.fault(FaultKind::LoseAnswer, REVOKE).await;
+    assert_in_doubt(world.revoke("k", https(DEFAULT_VPC_GROUP)).await);
+    let other = by_permissions(DEFAULT_VPC_GROUP, vec![cidr("-1", None, None, "0.0.0.0/0")]);
+    world.revoke("other", other).await.unwrap();
+    assert_eq!(world.states().await, ["SUCCEEDED", "SUCCEEDED"]);
+    assert_eq!(world.server.effects().await, 2);
+}
+
+#[tokio::test]
+async fn in_the_background_it_is_settled_and_never_sent() {
+    let mut world = quick().await;
+    world.server.fault(FaultKind::LoseAnswer, REVOKE).await;
+    assert_in_doubt(world.revoke("a", https(DEFAULT_VPC_GROUP)).await);
+    world.until("SUCCEEDED").await;
+    world.server.fault(FaultKind::ServerError, REVOKE).await;
+    assert_in_doubt(world.revoke("b", https(NONDEFAULT_VPC_GROUP)).await);
+    let record = world.until("RELEASED").await;
+    assert_eq!(record.settled_by, Some(portcullis::ledger::SettledBy::ReadBack));
+    assert_eq!(world.server.effects().await, 1);
+}
+
+#[tokio::test]
+async fn authorize_create_and_delete_are_settled_by_what_they_left() {
+    let mut world = quick().await;
+    for (kind, applied) in [(FaultKind::LoseAnswer, true), (FaultKind::ServerError, false)] {
+        let effects = world.server.effects().await;
+        world.server.fault(kind, AUTHORIZE).await;
+        let port = if applied { 4001 } else { 4002 };
+        let permission = described(tcp(port, "10.0.0.0/8"), "mine");
+        let key = format!("authorize {kind:?}").replace(' ', "-");
+        assert_in_doubt(world.authorize(&key, DEFAULT_VPC_GROUP, permission.clone()).await);
+        let answer =
+            world.authorize(&key, DEFAULT_VPC_GROUP, permission).await.unwrap().into_inner();
+        assert_eq!(answer.security_group_rules.len(), 1);
+        assert_eq!(answer.security_group_rules[0].from_port(), port);
+        let warned = answer.warnings.iter().any(|w| w.kind() == WarningKind::SettledByReadBack);
+        assert_eq!(warned, applied);
+        assert_eq!(world.server.effects().await, effects + 1);
+
+        world.server.fault(kind, CREATE).await;
+        let create = v1::CreateSecurityGroupRequest {
+            group_name: Some(format!("made-{port}")),
+            description: Some("for a test".into()),
+            vpc_id: Some(NONDEFAULT_VPC.into()),
+            ..Default::default()
+        };
+        let key = format!("create-{port}");
+        let mut groups = world.server.groups.clone();
+        let id = assert_in_doubt(groups.create_security_group(keyed(&key, create.clone())).await);
+        let created = groups.create_security_group(keyed(&key, create)).await.unwrap().into_inner();
+        assert_eq!(created.operation_id, id);
+        assert_eq!(world.server.effects().await, effects + 2);
+
+        world.server.fault(kind, DELETE).await;
+        let delete =
+            v1::DeleteSecurityGroupRequest { group_id: created.group_id, ..Default::default() };
+        let key = format!("delete-{port}");
+        assert_in_doubt(groups.delete_security_group(keyed(&key, delete.clone())).await);
+        let deleted = groups.delete_security_group(keyed(&key, delete)).await.unwrap().into_inner();
+        assert_eq!(deleted.return_value, Some(true));
+        assert_eq!(world.server.effects().await, effects + 3);
+    }
+}
+
+#[tokio::test]
+async fn without_a_ledger_nothing_is_changed_and_reads_go_on() {
+    let mut world = quick().await;
+    world.ledger.down.store(true, Ordering::SeqCst);
+    let answer = world.revoke("k", https(DEFAULT_VPC_GROUP)).await;
+    assert_eq!(refusal(answer), (Code::Unavailable, "LEDGER_UNAVAILABLE".into()));
+    world.server.group(DEFAULT_VPC_GROUP).await;
+    world.ledger.down.store(false, Ordering::SeqCst);
+    assert_eq!(world.server.effects().await, 0);
+    world.revoke("k", https(DEFAULT_VPC_GROUP)).await.unwrap();
+    assert_eq!(world.server.effects().await, 1);
+}
+
+#[tokio::test]
+async fn an_intent_that_was_not_acknowledged_is_never_sent() {
+    let mut world = slow().await;
+    world.ledger.lose_intents.store(1, Ordering::SeqCst);
+    let answer = world.revoke("k", https(DEFAULT_VPC_GROUP)).await;
+    assert_eq!(refusal(answer), (Code::Unavailable, "LEDGER_UNAVAILABLE".into()));
+    assert_eq!(world.server.effects().await, 0);
+    // It was written, and is given back by and by, although its hold is long.
+    world.revoke("k", https(DEFAULT_VPC_GROUP)).await.unwrap();
+    assert_eq!(world.server.effects().await, 1);
+    assert_eq!(world.states().await, ["SUCCEEDED"]);
+}
+
+#[tokio::test]
+async fn a_change_that_was_made_is_answered_although_the_ledger_lags() {
+    let mut world = slow().await;
+    world.ledger.fail_moves.store(2, Ordering::SeqCst);
+    let answer = world.revoke("k", https(DEFAULT_VPC_GROUP)).await.unwrap().into_inner();
+    assert!(answer.warnings.iter().any(|warning| warning.kind() == WarningKind::LedgerLags));
+    world.until("SUCCEEDED").await;
+    // The recorded answer is without that warning.
+    let again = world.revoke("k", https(DEFAULT_VPC_GROUP)).await.unwrap().into_inner();
+    assert!(!again.warnings.iter().any(|warning| warning.kind() == WarningKind::LedgerLags));
+    assert_eq!(world.server.effects().await, 1);
+}
+
+#[tokio::test]
+async fn a_holder_that_was_fenced_out_answers_what_the_record_says() {
+    let mut world = quick().await;
+    // EC2 takes longer than the hold; meanwhile the background looks, sees the rule there and waits, or gone.
+    let kind = FaultKind::Delay.into();
+    let fault = Fault {
+        kind,
+        delay: prost_types_duration(1000),
+        action: REVOKE.into(),
+        ..Default::default()
+    };
+    world.server.inject(fault).await;
+    let answer = world.revoke("k", https(DEFAULT_VPC_GROUP)).await;
+    let record = world.until("SUCCEEDED").await;
+    assert_eq!(record.settled_by, Some(portcullis::ledger::SettledBy::ReadBack));
+    assert_eq!(world.server.effects().await, 1);
+    match answer {
+        Ok(answer) => assert_eq!(answer.into_inner().operation_id, record.id),
+        Err(status) => assert_eq!(refusal::<()>(Err(status)).1, "OUTCOME_UNKNOWN"),
+    }
+}
+
+#[tokio::test]
+async fn what_was_sent_is_finished_and_recorded_after_the_deadline() {
+    let mut world = slow().await;
+    let kind = FaultKind::Delay.into();
+    let fault = Fault {
+        kind,
+        delay: prost_types_duration(600),
+        action: REVOKE.into(),
+        ..Default::default()
+    };
+    world.server.inject(fault).await;
+    let mut request = keyed("k", https(DEFAULT_VPC_GROUP));
+    request.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
+    let status = world.server.groups.clone().revoke_egress(request).await.unwrap_err();
+    let id = support::details(&status).error_info().unwrap().metadata["operation_id"].clone();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    let record = world.until("SUCCEEDED").await;
+    assert_eq!(record.id, id);
+    assert_eq!(record.settled_by, Some(portcullis::ledger::SettledBy::Ec2Answer));
+    let again = world.revoke("k", https(DEFAULT_VPC_GROUP)).await.unwrap();
+    assert!(is_replayed(again.metadata()));
+}
+
+#[tokio::test]
+async fn who_leaves_before_its_turn_is_never_sent() {
+    let mut world = slow().await;
+    let kind = FaultKind::Delay.into();
+    let fault = Fault {
+        kind,
+        delay: prost_types_duration(500),
+        action: REVOKE.into(),
+        ..Default::default()
+    };
+    world.server.inject(fault).await;
+    let mut groups = world.server.groups.clone();
+    let first =
+        tokio::spawn(
+            async move { groups.revoke_egress(keyed("one", https(DEFAULT_VPC_GROUP))).await },
+        );
+    world.ledger_has_one().await;
+    let rest = by_permissions(DEFAULT_VPC_GROUP, vec![cidr("-1", None, None, "0.0.0.0/0")]);
+    let mut second = keyed("two", rest);
+    second.metadata_mut().insert("grpc-timeout", "100m".parse().unwrap());
+    let late = world.server.groups.clone().revoke_egress(second).await;
+    assert_eq!(refusal(late), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into()));
+    first.await.unwrap().unwrap();
+    assert_eq!(world.states().await, ["SUCCEEDED"]);
+    assert_eq!(world.server.effects().await, 1);
+}

@@ -1,0 +1,131 @@
+//! A server with short holds, and calls with keys.
+
+use std::{sync::Arc, time::Duration};
+
+use portcullis::{
+    access::Access,
+    api::{
+        proto::v1::{self, RevokeEgressRequest, RevokeEgressResponse},
+        scribe::ProtoScribe,
+    },
+    clock::SystemClock,
+    ledger::{Filter, Ledger, Record, Terms, memory::Memory},
+    middleware::idempotency::Books,
+    operations::Timing,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{faulty::Faulty, support::*};
+
+pub const REVOKE: &str = "RevokeSecurityGroupEgress";
+pub const AUTHORIZE: &str = "AuthorizeSecurityGroupEgress";
+pub const CREATE: &str = "CreateSecurityGroup";
+pub const DELETE: &str = "DeleteSecurityGroup";
+
+pub struct World {
+    pub server: Server,
+    pub ledger: Arc<Faulty>,
+}
+
+/// An attempt may take 50 ms: what is in doubt can be settled after a moment.
+pub async fn quick() -> World {
+    start_timed(Access::allow_all(), Timing::new(Duration::from_millis(50), Duration::ZERO)).await
+}
+
+/// Nothing is settled within a test.
+pub async fn slow() -> World {
+    start_timed(Access::allow_all(), Timing::new(Duration::from_secs(100), Duration::ZERO)).await
+}
+
+pub async fn start_timed(access: Access, timing: Timing) -> World {
+    let memory = Memory::new(Terms::default(), Arc::new(SystemClock));
+    let ledger = Arc::new(Faulty::new(memory));
+    let books = Books {
+        ledger: ledger.clone(),
+        scribe: Arc::new(ProtoScribe),
+        timing,
+        key_required: false,
+        settle_every: Duration::from_millis(100),
+    };
+    World { server: start_with_books(books, access).await, ledger }
+}
+
+/// A request with a key and the client's deadline.
+pub fn keyed<T>(key: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("idempotency-key", key.parse().unwrap());
+    request
+}
+
+/// tcp 443 to 10.0.0.0/8, which both groups have.
+pub fn https(group: &str) -> RevokeEgressRequest {
+    by_permissions(group, vec![tcp(443, "10.0.0.0/8")])
+}
+
+impl World {
+    pub async fn revoke(
+        &self,
+        key: &str,
+        request: RevokeEgressRequest,
+    ) -> Result<Response<RevokeEgressResponse>, Status> {
+        self.server.groups.clone().revoke_egress(keyed(key, request)).await
+    }
+
+    pub async fn authorize(
+        &self,
+        key: &str,
+        group: &str,
+        permission: v1::IpPermission,
+    ) -> Result<Response<v1::AuthorizeEgressResponse>, Status> {
+        let request = v1::AuthorizeEgressRequest {
+            group_id: Some(group.into()),
+            ip_permissions: vec![permission],
+            ..Default::default()
+        };
+        self.server.groups.clone().authorize_egress(keyed(key, request)).await
+    }
+
+    pub async fn records(&self) -> Vec<Record> {
+        self.ledger.list(&Filter { limit: 100, ..Filter::default() }).await.unwrap()
+    }
+
+    /// The state of each record, newest first.
+    pub async fn states(&self) -> Vec<&'static str> {
+        self.records().await.iter().map(|record| record.state.as_str()).collect()
+    }
+
+    /// Waits until the newest record is in this state.
+    pub async fn until(&self, state: &str) -> Record {
+        loop {
+            let record = self.records().await.remove(0);
+            if record.state.as_str() == state {
+                return record;
+            }
+            self.ledger.changed(&record.id, record.version).await.unwrap();
+        }
+    }
+}
+
+/// Whether an answer is marked as a recorded one.
+pub fn is_replayed(metadata: &tonic::metadata::MetadataMap) -> bool {
+    metadata.get("idempotency-replayed").is_some_and(|value| value == "true")
+}
+
+impl World {
+    /// Waits until an intent is written.
+    pub async fn ledger_has_one(&self) {
+        while self.records().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Adds a rule as another tool does: not through the ledger.
+    pub async fn add_outside(&mut self, group: &str, port: i32, cidr: &str) {
+        let state = serde_json::json!({"SecurityGroupRules": [{
+            "SecurityGroupRuleId": "sgr-0123456789abcdef0",
+            "GroupId": group, "IsEgress": true, "IpProtocol": "tcp",
+            "FromPort": port, "ToPort": port, "CidrIpv4": cidr,
+        }]});
+        self.server.load(&state.to_string()).await;
+    }
+}
