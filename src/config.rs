@@ -22,6 +22,7 @@ use self::reader::Reader;
 mod authentication;
 mod file;
 pub mod keys;
+mod ledger;
 mod rate_limits;
 mod reader;
 mod reference;
@@ -32,6 +33,7 @@ mod tls;
 
 pub use self::{
     authentication::{AuthenticationConfig, IssuerConfig, JwtAlgorithm, KeysFrom, StaticToken},
+    ledger::{LedgerConfig, LedgerEngine},
     rate_limits::{CallClass, LimitedCaller, Rate, RateLimits, RateOverride},
     reader::nearest,
     reference::reference,
@@ -64,6 +66,8 @@ pub struct Config {
     pub rate_limits: RateLimits,
     /// How much of EC2's request budgets is used, in percent; none: calls are not paced.
     pub pacing_percent: Option<u32>,
+    /// Where changes are recorded.
+    pub ledger: LedgerConfig,
     /// The log.
     pub log: LogConfig,
     /// The settings in effect and where each comes from, for people.
@@ -190,6 +194,11 @@ pub enum LogFormat {
 pub struct Secret(String);
 
 impl Secret {
+    /// Keeps a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// The text, for whom it is meant for.
     pub fn expose(&self) -> &str {
         &self.0
@@ -292,28 +301,35 @@ impl Config {
         check: impl FnOnce(&mut Reader<'_>, &Self),
     ) -> Result<Self, Vec<Complaint>> {
         let mut reader = Reader::new(sources);
+        // In the order in which they are shown.
+        let (listen, admin_listen) =
+            (reader.address("listen"), reader.address_or_off("admin_listen"));
+        let authentication = AuthenticationConfig::read(&mut reader);
+        let tls = tls::read(&mut reader);
+        let reload_interval = reader.millis("reload_interval_ms");
+        let backend = BackendConfig::read(&mut reader);
         let config = Self {
-            listen: reader.address("listen"),
-            admin_listen: reader.address_or_off("admin_listen"),
-            authentication: AuthenticationConfig::read(&mut reader),
-            tls: tls::read(&mut reader),
-            reload_interval: reader.millis("reload_interval_ms"),
-            backend: BackendConfig::read(&mut reader),
+            listen,
+            admin_listen,
+            authentication,
+            tls,
+            reload_interval,
             default_account: reader.account("default_account_id"),
             default_region: reader.region("default_region"),
+            ledger: ledger::read(&mut reader, &backend),
             policies: PolicyConfig::read(&mut reader),
             limits: Limits::read(&mut reader),
             rate_limits: rate_limits::read(&mut reader),
-            pacing_percent: None,
+            pacing_percent: pacing(&mut reader, &backend),
             log: LogConfig::read(&mut reader),
+            backend,
             settings: Vec::new(),
         };
-        let pacing_percent = pacing(&mut reader, &config.backend);
         targets::check_default(&mut reader, &config);
         safety::check(&mut reader, &config);
         check(&mut reader, &config);
         let settings = reader.finish()?;
-        Ok(Self { settings, pacing_percent, ..config })
+        Ok(Self { settings, ..config })
     }
 
     /// The settings in effect as a file would have them, each with where it comes from. Secrets are left out.

@@ -7,7 +7,6 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
-    time::Duration,
 };
 
 #[cfg(feature = "ec2")]
@@ -24,8 +23,8 @@ use portcullis::{
     },
     clock::{Clock, SystemClock},
     config::{
-        self, BackendConfig, Complaint, Config, Ec2Config, LogFormat, PolicyConfig, SandboxConfig,
-        TlsConfig,
+        self, BackendConfig, Complaint, Config, Ec2Config, LedgerConfig, LedgerEngine, LogFormat,
+        PolicyConfig, SandboxConfig, TlsConfig,
     },
     credentials::{Authenticator, Reread},
     ledger::{Ledger, Terms, memory::Memory},
@@ -243,16 +242,24 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
 
 /// The ledger, and what goes with it.
 fn open_books(config: &Config, clock: Arc<dyn Clock>) -> Result<Books, String> {
-    let ledger: Arc<dyn Ledger> = Arc::new(Memory::new(Terms::default(), clock));
-    let timing = match &config.backend {
-        BackendConfig::Ec2(ec2) => Timing::new(ec2.attempt_timeout, Duration::from_secs(5)),
-        BackendConfig::Sandbox(_) => Timing::default(),
+    let LedgerConfig { engine, key_required, key_retention, record_retention, grace } =
+        &config.ledger;
+    let terms = Terms { key_retention: *key_retention, record_retention: *record_retention };
+    let ledger: Arc<dyn Ledger> = match engine {
+        LedgerEngine::Memory => Arc::new(Memory::new(terms, clock)),
+        LedgerEngine::Sqlite(_) | LedgerEngine::Postgres(_) => {
+            return Err("this build has no such ledger".to_owned());
+        }
+    };
+    let attempt = match &config.backend {
+        BackendConfig::Ec2(ec2) => ec2.attempt_timeout,
+        BackendConfig::Sandbox(_) => Timing::default().attempt,
     };
     Ok(Books {
         ledger,
         scribe: Arc::new(ProtoScribe),
-        timing,
-        key_required: false,
+        timing: Timing::new(attempt, *grace),
+        key_required: *key_required,
         settle_every: SETTLE_EVERY,
     })
 }

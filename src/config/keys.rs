@@ -5,11 +5,13 @@
 
 mod backends;
 mod callers;
+mod ledger;
 mod tables;
 
 use self::{
     backends::BACKEND,
     callers::{ACCESS, CALLERS, LIMITS, TLS},
+    ledger::LEDGER,
 };
 pub use tables::{
     JWT_ISSUER_MEMBERS, JWT_ISSUERS, RATE_LIMIT_MEMBERS, RATE_LIMITS, STATIC_TOKEN_MEMBERS,
@@ -65,6 +67,8 @@ pub enum Takes {
     Number(&'static str, u64, u64),
     /// `true` or `false`.
     Switch,
+    /// Where a ledger is.
+    Ledger,
     /// Directives of a log filter.
     Directives,
 }
@@ -96,6 +100,7 @@ impl Takes {
             Self::Url => "URL",
             Self::Number(..) => "NUMBER",
             Self::Switch => "BOOL",
+            Self::Ledger => "LEDGER",
             Self::Directives => "DIRECTIVES",
         }
     }
@@ -120,6 +125,7 @@ impl Takes {
             Self::Url => "an http or https URL".to_owned(),
             Self::Number(unit, min, max) => format!("{min} to {max} {unit}"),
             Self::Switch => "true or false".to_owned(),
+            Self::Ledger => "memory, sqlite:PATH or postgres://USER@HOST/DATABASE".to_owned(),
             Self::Directives => "a level, or directives such as info,portcullis=debug".to_owned(),
         }
     }
@@ -143,6 +149,7 @@ const GROUPS: &[(&str, &[Key])] = &[
     ("TLS", TLS),
     ("Callers", CALLERS),
     ("Backend", BACKEND),
+    ("Ledger", LEDGER),
     ("Access", ACCESS),
     ("Calls", CALLS),
     ("Connections", CONNECTIONS),

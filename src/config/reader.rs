@@ -16,6 +16,7 @@ use super::{
     Complaint, Setting, Sources,
     file::File,
     keys::{self, CONFIG_ENV, ENV_PREFIX, Key, TABLES, TARGETS, Takes},
+    ledger::LedgerEngine,
 };
 
 /// Variables that only tests know.
@@ -213,6 +214,11 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Where a ledger is, if that is given.
+    pub fn ledger(&mut self, name: &str) -> Option<LedgerEngine> {
+        self.one(name, |key, text| LedgerEngine::parse(text).ok_or_else(|| key.takes.describe()))
+    }
+
     /// `true` or `false`.
     pub fn switch(&mut self, name: &str) -> bool {
         self.one(name, |key, text| text.parse().map_err(|_| key.takes.describe()))
@@ -262,7 +268,7 @@ impl<'a> Reader<'a> {
             match parse(key, &text) {
                 Ok(value) => return Some(value),
                 // What looks like a URL with a password in it is not shown.
-                Err(wanted) if text.contains('@') => {
+                Err(wanted) if text.contains('@') || text.contains("://") => {
                     self.complain_at(place, format!("takes {wanted}"));
                 }
                 Err(wanted) => self.complain_at(place, format!("takes {wanted}, not {text:?}")),
@@ -392,6 +398,9 @@ fn literal(takes: Takes, values: &[String]) -> String {
             format!("[{}]", values.iter().map(quoted).collect::<Vec<_>>().join(", "))
         }
         Takes::Number(..) | Takes::Switch => values.concat(),
+        Takes::Ledger => {
+            values.first().map(|text| quoted(&LedgerEngine::redacted(text))).unwrap_or_default()
+        }
         _ => values.first().map(quoted).unwrap_or_default(),
     }
 }
