@@ -6,7 +6,8 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use portcullis::config::{
-    self, BackendConfig, CallClass, Config, Limits, LogFormat, Rate, RateLimits, Sources,
+    self, BackendConfig, CallClass, Config, LedgerEngine, Limits, LogFormat, Rate, RateLimits,
+    Sources,
     keys::{self, Key, Takes},
 };
 
@@ -464,6 +465,38 @@ fn what_is_shown_is_a_file_that_means_the_same() {
     assert_eq!(again.log.directives, config.log.directives);
     // Settings of another backend are not in effect.
     assert!(!shown.contains("sandbox_state"), "{shown}");
+}
+
+// === the ledger ===
+
+#[test]
+fn the_ledger_is_as_durable_as_what_it_records() {
+    assert!(matches!(of_file("").ledger.engine, LedgerEngine::Memory));
+    let file = of_file(EC2).ledger.engine;
+    assert!(matches!(&file, LedgerEngine::Sqlite(path) if path.ends_with("ledger.db")), "{file:?}");
+    let told = complaint(&format!("ledger = \"memory\"{EC2}"));
+    assert!(told.contains("ledger: a ledger in memory forgets"), "{told}");
+    // An emulator on this machine is nothing real.
+    let emulator = EC2.replace("insecure_loopback = true", "ec2_endpoint_url = \"http://[::1]:1\"");
+    of_file(&format!("ledger = \"memory\"{emulator}"));
+    for bad in ["", "redis://h", "sqlite:", "postgres://"] {
+        let told = complaint(&format!("ledger = {bad:?}"));
+        assert!(told.contains("ledger: takes memory, sqlite:PATH or postgres://"), "{told}");
+    }
+    let told = complaint("ledger_key_retention_hours = 49\nledger_record_retention_days = 2");
+    assert!(told.contains("ledger_key_retention_hours: keys are kept for 49 hours"), "{told}");
+}
+
+#[test]
+fn the_ledgers_password_is_not_printed() {
+    let text = "ledger = \"postgres://me:hush@db.example:5432/portcullis?password=hush\"";
+    let config = of_file(text);
+    for shown in [format!("{config:?}"), config.show()] {
+        assert!(!shown.contains("hush"), "{shown}");
+    }
+    assert!(config.show().contains("postgres://me@db.example:5432/portcullis"));
+    let told = complaint("ledger = \"mysql://me:hush@h\"");
+    assert!(!told.contains("hush"), "{told}");
 }
 
 // === files ===
