@@ -34,8 +34,11 @@ pub enum Entry {
 use Action as A;
 use Entry::{Decided, Open};
 
-/// The table: service, method, how it is decided.
-pub const TABLE: &[(&str, &str, Entry)] = &[
+/// A line of the table: service, method, how it is decided.
+pub type Row = (&'static str, &'static str, Entry);
+
+/// The table.
+pub const TABLE: &[Row] = &[
     (GROUPS, "RevokeEgress", Decided(A::RevokeEgress)),
     (GROUPS, "AuthorizeEgress", Decided(A::AuthorizeEgress)),
     (GROUPS, "RevokeIngress", Decided(A::RevokeIngress)),
