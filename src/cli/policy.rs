@@ -66,6 +66,9 @@ struct Explain {
     /// The subject of the caller's certificate
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     certificate_subject: String,
+    /// The issuer of the caller's certificate
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    certificate_issuer: String,
     /// Where the caller's connection comes from
     #[arg(long, value_name = "IP")]
     peer_address: Option<IpAddr>,
@@ -210,10 +213,12 @@ impl Explain {
     }
 
     fn peer(&self) -> Peer {
-        let has_certificate = !self.spiffe_id.is_empty() || !self.certificate_subject.is_empty();
+        let said = [&self.spiffe_id, &self.certificate_subject, &self.certificate_issuer];
+        let has_certificate = said.iter().any(|text| !text.is_empty());
         let certificate = has_certificate.then(|| {
             Arc::new(Certificate {
                 subject: self.certificate_subject.clone(),
+                issuer: self.certificate_issuer.clone(),
                 spiffe_id: (!self.spiffe_id.is_empty()).then(|| self.spiffe_id.clone()),
                 not_before: SystemTime::UNIX_EPOCH,
                 not_after: SystemTime::UNIX_EPOCH,

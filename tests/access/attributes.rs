@@ -43,6 +43,7 @@ fn judge(more: &str, ask: &Ask<'_>) -> Judgement {
     let principal = principal();
     let certificate = Certificate {
         subject: "CN=alice".to_owned(),
+        issuer: "CN=ca".to_owned(),
         spiffe_id: Some("spiffe://example.org/alice".to_owned()),
         not_before: SystemTime::UNIX_EPOCH,
         not_after: SystemTime::UNIX_EPOCH,
@@ -178,6 +179,7 @@ fn a_forbid_on_each_fact_of_group_and_caller_forbids() {
         r#"principal.subject == "alice""#,
         r#"principal.spiffe_id == "spiffe://example.org/alice""#,
         r#"principal.certificate_subject == "CN=alice""#,
+        r#"principal.certificate_issuer == "CN=ca""#,
     ] {
         let policy = format!("forbid (principal, action, resource) when {{ {condition} }};");
         assert!(!judge(&policy, &revoke(cidr())).allowed, "{condition}");

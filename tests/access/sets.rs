@@ -135,6 +135,7 @@ fn decided(access: &Access, asked: &Asked) -> bool {
     let certificate = asked.spiffe_id.map(|id| {
         Arc::new(Certificate {
             subject: "CN=alice".to_owned(),
+            issuer: "CN=ca".to_owned(),
             spiffe_id: Some(id.to_owned()),
             not_before: SystemTime::UNIX_EPOCH,
             not_after: SystemTime::UNIX_EPOCH,

@@ -62,6 +62,18 @@ pub struct World {
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
+    /// Of this thread, which is the one that the test's runtime has.
+    pub fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
@@ -121,15 +133,7 @@ impl World {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut AuthenticationConfig)) -> Self {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        // The test's runtime has this one thread.
-        let guard = tracing::subscriber::set_default(subscriber);
+        let (log, guard) = Log::begin();
         let (rsa, p256, p384) = (Key::rsa("rsa"), Key::p256("p256"), Key::p384("p384"));
         let (ed25519, encryption) = (Key::ed25519("ed25519"), Key::p256("encryption"));
         let second = Key::p256("second");
