@@ -251,6 +251,12 @@ async fn open_authenticator(
     clock: Arc<dyn Clock>,
 ) -> Result<Authenticator, String> {
     let reread = move || match Config::load(settings.config.as_deref(), settings.flags.clone()) {
+        // As a file is while it is written anew. What authenticates nobody would not have started as this did.
+        Ok(Config { authentication, tls, .. })
+            if !authentication.has_credentials() && !tls.names_clients() =>
+        {
+            Err("the configuration names no caller any more: that needs a restart".to_owned())
+        }
         Ok(config) => Ok(config.authentication.tokens),
         Err(complaints) => {
             let lines: Vec<String> = complaints.iter().map(ToString::to_string).collect();

@@ -20,6 +20,8 @@ mod issuer;
 mod keys;
 #[path = "attacks/limits.rs"]
 mod limits;
+#[path = "attacks/load.rs"]
+mod load;
 #[path = "attacks/mtls.rs"]
 mod mtls;
 #[path = "attacks/rotation.rs"]
