@@ -176,7 +176,7 @@ impl World {
             if let Some((_, channel)) = &open {
                 self.count(call_on(channel.clone(), token).await);
             }
-            if turn % 4 == 0 {
+            if turn.is_multiple_of(4) {
                 let fresh = match connect(self.address, config).await {
                     Ok(channel) => call_on(channel, token).await,
                     Err(error) => Err(error),
