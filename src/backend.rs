@@ -46,6 +46,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// How long after a write a read may still show the state before it, in the common case. Zero: never.
     fn read_lag(&self) -> Duration;
 
+    /// Whether calls wait for their turn here, so that it matters in which lane they do.
+    fn is_paced(&self) -> bool {
+        false
+    }
+
     /// Waits for a slot for a mutation that is to come in this call; the call holds it from then on. None: there is
     /// nothing to wait for.
     fn reserve<'a>(

@@ -65,8 +65,6 @@ pub struct CallMeta {
     pub principal: Arc<Principal>,
     /// The other end of the caller's connection.
     pub peer: Peer,
-    /// Whether it is incident response, which has a lane of its own to EC2.
-    pub incident: bool,
     /// How far the call has come; shared with the layers that may have to answer for it.
     pub progress: Arc<Progress>,
 }
@@ -151,12 +149,7 @@ impl Operations {
         let mutation = command.mutation();
         let mut context = CallContext::new(meta.deadline, meta.operation_id.as_ref());
         context.caller = Some(meta.principal.clone());
-        (context.lane, context.read_lane) = match (meta.incident, mutation) {
-            (true, _) => (Lane::Incident, Lane::Incident),
-            (false, Some(_)) => (Lane::Common, Lane::OwnReads),
-            (false, None) => (Lane::Common, Lane::Common),
-        };
-        let work = Work {
+        let mut work = Work {
             backend: self.backend.as_ref(),
             access: self.access.as_ref(),
             clock: self.clock.as_ref(),
@@ -165,6 +158,13 @@ impl Operations {
             target,
         };
         work.check_early(&command)?;
+        (work.context.lane, work.context.read_lane) = match mutation {
+            _ if work.backend.is_paced() && work.has_incident_lane() => {
+                (Lane::Incident, Lane::Incident)
+            }
+            Some(_) => (Lane::Common, Lane::OwnReads),
+            None => (Lane::Common, Lane::Common),
+        };
         // After the early decision, so that what is denied waits for nothing and takes nobody's turn; before any read,
         // so that a change that cannot be sent in time costs EC2 nothing.
         if let Some(action) = mutation

@@ -9,6 +9,8 @@
     clippy::string_slice
 )]
 
+#[path = "attacks/callers.rs"]
+mod callers;
 #[path = "attacks/issuer.rs"]
 mod issuer;
 #[path = "attacks/keys.rs"]

@@ -31,6 +31,8 @@ mod hostile;
 mod moto;
 #[path = "ec2_backend/opening.rs"]
 mod opening;
+#[path = "ec2_backend/pacing.rs"]
+mod pacing;
 #[path = "ec2_backend/script.rs"]
 mod script;
 

@@ -103,7 +103,6 @@ impl SecurityGroups {
             operation_id: operation_id.clone(),
             principal,
             peer,
-            incident: false,
             progress: info.progress.clone(),
         };
         let outcome = self.typed.clone().oneshot(Call { meta, command }).await?;
