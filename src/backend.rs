@@ -4,17 +4,28 @@
 //! own idea of what exists. It never decides on its own to try a mutation twice: EC2 has no client token for these
 //! calls, and a second try after a lost answer would turn a success into InvalidPermission.NotFound.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
-use crate::rule::{
-    AccountId, Direction, GroupId, GroupRef, IpPermission, Region, Rule, RuleChange, RuleId,
-    RuleSpec, Tag, Target, VpcId,
+use crate::{
+    pacing::{Action, Lane},
+    principal::Principal,
+    rule::{
+        AccountId, Direction, GroupId, GroupRef, IpPermission, Region, Rule, RuleChange, RuleId,
+        RuleSpec, Tag, Target, VpcId,
+    },
 };
 
 #[cfg(feature = "ec2")]
 pub mod ec2;
+pub mod paced;
 pub mod sandbox;
 
 /// What every method answers.
@@ -34,6 +45,22 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// How long after a write a read may still show the state before it, in the common case. Zero: never.
     fn read_lag(&self) -> Duration;
+
+    /// Whether calls wait for their turn here, so that it matters in which lane they do.
+    fn is_paced(&self) -> bool {
+        false
+    }
+
+    /// Waits for a slot for a mutation that is to come in this call; the call holds it from then on. None: there is
+    /// nothing to wait for.
+    fn reserve<'a>(
+        &'a self,
+        _: &'a CallContext,
+        _: &'a Target,
+        _: Action,
+    ) -> Option<Answer<'a, ()>> {
+        None
+    }
 
     /// The group with its VPC and all its rules. It is the best knowledge, not the truth: others write, too.
     fn image<'a>(
@@ -99,6 +126,54 @@ pub struct CallContext {
     pub deadline: Instant,
     /// The operation that makes the call; visible in EC2's audit trail and the sandbox's effect log.
     pub operation_id: String,
+    /// Who has its turn with this call. None: nobody in particular.
+    pub caller: Option<Arc<Principal>>,
+    /// Where the call's mutations wait for their turn.
+    pub lane: Lane,
+    /// Where its reads do.
+    pub read_lane: Lane,
+    /// The slot that [`Backend::reserve`] got.
+    pub slot: HeldSlot,
+}
+
+/// A slot for one EC2 call. Dropped, it is given back.
+pub trait Slot: fmt::Debug + Send {
+    /// The call is made now.
+    fn spend(self: Box<Self>);
+
+    /// Whether it is one for this.
+    fn is_for(&self, target: &Target, action: Action) -> bool;
+}
+
+/// Where a call keeps its slot until it sends.
+#[derive(Clone, Debug, Default)]
+pub struct HeldSlot(Arc<Mutex<Option<Box<dyn Slot>>>>);
+
+impl HeldSlot {
+    /// Keeps a slot. The one that was kept is given back.
+    pub fn put(&self, slot: Box<dyn Slot>) {
+        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(slot);
+        drop(before);
+    }
+
+    /// The slot that is kept.
+    pub fn take(&self) -> Option<Box<dyn Slot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl CallContext {
+    /// A call of nobody in particular, in the common lane.
+    pub fn new(deadline: Instant, operation_id: impl Into<String>) -> Self {
+        Self {
+            deadline,
+            operation_id: operation_id.into(),
+            caller: None,
+            lane: Lane::Common,
+            read_lane: Lane::Common,
+            slot: HeldSlot::default(),
+        }
+    }
 }
 
 /// A security group without its rules.
@@ -177,6 +252,17 @@ pub struct DescribeGroups {
     pub max_results: Option<i32>,
     /// Only ask whether it is permitted.
     pub dry_run: bool,
+}
+
+impl DescribeGroups {
+    /// Whether it asks for everything at once, which EC2 budgets apart.
+    pub fn is_unfiltered(&self) -> bool {
+        self.filters.is_empty()
+            && self.group_ids.is_empty()
+            && self.group_names.is_empty()
+            && self.next_token.is_none()
+            && self.max_results.is_none()
+    }
 }
 
 /// The request of DescribeSecurityGroupRules.
@@ -385,6 +471,15 @@ pub enum BackendError {
     OutcomeUnknown(Failure),
     /// The deadline leaves no time for an attempt. Nothing was sent.
     DeadlineTooNear,
+    /// EC2's budget has no slot in time for the deadline. Nothing was sent.
+    BudgetExhausted {
+        /// EC2's action.
+        action: &'static str,
+        /// Where.
+        target: Target,
+        /// After how long there would be one, as things are.
+        wait: Duration,
+    },
     /// No such account or Region here.
     TargetNotConfigured {
         /// What was asked for, for the message.

@@ -22,6 +22,7 @@ use self::reader::Reader;
 mod authentication;
 mod file;
 pub mod keys;
+mod rate_limits;
 mod reader;
 mod reference;
 mod safety;
@@ -29,10 +30,12 @@ mod tables;
 mod targets;
 mod tls;
 
-pub use self::authentication::{
-    AuthenticationConfig, IssuerConfig, JwtAlgorithm, KeysFrom, StaticToken,
+pub use self::{
+    authentication::{AuthenticationConfig, IssuerConfig, JwtAlgorithm, KeysFrom, StaticToken},
+    rate_limits::{CallClass, LimitedCaller, Rate, RateLimits, RateOverride},
+    reader::nearest,
+    reference::reference,
 };
-pub use self::{reader::nearest, reference::reference};
 
 /// The whole configuration, checked.
 #[derive(Debug)]
@@ -57,6 +60,10 @@ pub struct Config {
     pub authentication: AuthenticationConfig,
     /// What bounds calls and connections.
     pub limits: Limits,
+    /// How often each caller may call.
+    pub rate_limits: RateLimits,
+    /// How much of EC2's request budgets is used, in percent; none: calls are not paced.
+    pub pacing_percent: Option<u32>,
     /// The log.
     pub log: LogConfig,
     /// The settings in effect and where each comes from, for people.
@@ -92,6 +99,8 @@ pub struct SandboxConfig {
     pub ec2_listen: Option<SocketAddr>,
     /// Whether that may be an address that other machines reach.
     pub ec2_allow_remote: bool,
+    /// Whether it throttles as EC2 does.
+    pub throttle: bool,
 }
 
 /// EC2's part.
@@ -294,14 +303,17 @@ impl Config {
             default_region: reader.region("default_region"),
             policies: PolicyConfig::read(&mut reader),
             limits: Limits::read(&mut reader),
+            rate_limits: rate_limits::read(&mut reader),
+            pacing_percent: None,
             log: LogConfig::read(&mut reader),
             settings: Vec::new(),
         };
+        let pacing_percent = pacing(&mut reader, &config.backend);
         targets::check_default(&mut reader, &config);
         safety::check(&mut reader, &config);
         check(&mut reader, &config);
         let settings = reader.finish()?;
-        Ok(Self { settings, ..config })
+        Ok(Self { settings, pacing_percent, ..config })
     }
 
     /// The settings in effect as a file would have them, each with where it comes from. Secrets are left out.
@@ -322,6 +334,16 @@ impl TlsConfig {
     }
 }
 
+fn pacing(reader: &mut Reader<'_>, backend: &BackendConfig) -> Option<u32> {
+    let on = match reader.word("ec2_pacing") {
+        "on" => true,
+        "off" => false,
+        _ => matches!(backend, BackendConfig::Ec2(_)),
+    };
+    let percent = reader.count("ec2_pacing_percent");
+    on.then_some(percent)
+}
+
 impl BackendConfig {
     fn read(reader: &mut Reader<'_>) -> Self {
         let word = reader.word("backend");
@@ -332,6 +354,7 @@ impl BackendConfig {
                 state: reader.files("sandbox_state"),
                 ec2_listen: reader.address_or_off("sandbox_ec2_listen"),
                 ec2_allow_remote: reader.switch("sandbox_ec2_allow_remote"),
+                throttle: reader.switch("sandbox_throttle"),
             }),
         }
     }

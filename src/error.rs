@@ -28,6 +28,7 @@ pub enum Reason {
     Ec2UnauthorizedOperation,
     Ec2CredentialsUnavailable,
     Ec2RequestLimitExceeded,
+    Ec2BudgetExhausted,
     Ec2Rejected,
     Ec2Unavailable,
     OutcomeUnknown,
@@ -81,6 +82,7 @@ impl Reason {
             Self::Ec2UnauthorizedOperation => "EC2_UNAUTHORIZED_OPERATION",
             Self::Ec2CredentialsUnavailable => "EC2_CREDENTIALS_UNAVAILABLE",
             Self::Ec2RequestLimitExceeded => "EC2_REQUEST_LIMIT_EXCEEDED",
+            Self::Ec2BudgetExhausted => "EC2_BUDGET_EXHAUSTED",
             Self::Ec2Rejected => "EC2_REJECTED",
             Self::Ec2Unavailable => "EC2_UNAVAILABLE",
             Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
@@ -116,9 +118,10 @@ impl Reason {
             Self::CredentialsMissing | Self::CredentialsInvalid | Self::CredentialsExpired => {
                 Code::Unauthenticated
             }
-            Self::Ec2RequestLimitExceeded | Self::RequestTooLarge | Self::RateLimited => {
-                Code::ResourceExhausted
-            }
+            Self::Ec2RequestLimitExceeded
+            | Self::Ec2BudgetExhausted
+            | Self::RateLimited
+            | Self::RequestTooLarge => Code::ResourceExhausted,
             Self::Ec2CredentialsUnavailable
             | Self::Ec2Unavailable
             | Self::CredentialsUnverifiable
@@ -132,12 +135,14 @@ impl Reason {
         }
     }
 
-    /// Whether the same call, later, may well succeed, so that RetryInfo and pushback go with the refusal.
+    /// Whether the same call, later, may well succeed, so that RetryInfo and pushback go with the refusal. An error that
+    /// knows better has its own time.
     pub fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Ec2RequestLimitExceeded | Self::Ec2Unavailable | Self::RateLimited => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Ec2RequestLimitExceeded
+            | Self::Ec2BudgetExhausted
+            | Self::RateLimited
+            | Self::Ec2Unavailable => Some(Duration::from_secs(1)),
             Self::Ec2CredentialsUnavailable | Self::CredentialsUnverifiable => {
                 Some(Duration::from_secs(5))
             }
@@ -342,6 +347,12 @@ impl Error {
             BackendError::DeadlineTooNear => Self::new(
                 Reason::DeadlineExceeded,
                 "the deadline left no time to call EC2; nothing was sent",
+            ),
+            BackendError::BudgetExhausted { action, target, wait } => Self::exhausted(
+                Reason::Ec2BudgetExhausted,
+                format!("{action} in {target} is busy until after the deadline; nothing was sent"),
+                wait,
+                (format!("ec2:{target}/{action}"), "EC2's request budget".to_owned()),
             ),
             BackendError::TargetNotConfigured { asked } => Self::new(
                 Reason::TargetNotConfigured,

@@ -5,15 +5,15 @@
 //! ```text
 //! main ─ cli ─ server      flags, config, listener, connections, drain
 //!               │
-//!   middleware  │ observe → deadline → admission → authenticate → (rate limit) → conform
+//!   middleware  │ observe → deadline → admission → authenticate → rate limit → conform
 //!               │
 //!          api  │ decode: protobuf → Call          encode: Outcome → protobuf, Error → status
 //!               │
-//!   middleware  │ detach → (idempotency → turns → pacing)
+//!   middleware  │ detach → (idempotency → turns)
 //!               │
 //!   operations  │ pre-image → decide → send → explain, warn, verify
 //!               │
-//!      backend  │ ec2 | sandbox
+//!      backend  │ paced → ec2 | sandbox
 //! ```
 //!
 //! Below all of it: [`rule`], the pure domain of security-group rules.
@@ -38,6 +38,7 @@ pub mod credentials;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod pacing;
 pub mod principal;
 pub mod random;
 pub mod reload;

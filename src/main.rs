@@ -15,7 +15,7 @@ use portcullis::{
     access::{Access, Mode},
     admin,
     api::{methods, query},
-    backend::{Backend, sandbox::Sandbox},
+    backend::{Backend, paced::Paced, sandbox::Sandbox},
     cli::{
         self, Command, Settings,
         banner::{Addresses, Sample, banner},
@@ -217,8 +217,22 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
     let authenticator = Arc::new(open_authenticator(config, settings, clock.clone()).await?);
     let access = Arc::new(open_access(config)?);
     let tls = open_tls(config, clock.clone())?;
-    let limits = config.limits.clone();
-    Ok(server::Parts { limits, tls, authenticator, backend, sandbox, access, clock, random })
+    let backend = match config.pacing_percent {
+        Some(percent) => Arc::new(Paced::new(backend, percent)),
+        None => backend,
+    };
+    let (limits, rate_limits) = (config.limits.clone(), config.rate_limits.clone());
+    Ok(server::Parts {
+        limits,
+        rate_limits,
+        tls,
+        authenticator,
+        backend,
+        sandbox,
+        access,
+        clock,
+        random,
+    })
 }
 
 /// TLS, if it is served here.
@@ -322,16 +336,18 @@ fn open_sandbox(
     let state = (!states.is_empty()).then(|| Sandbox::merge_states(states));
     let target = config.default_account.clone().zip(config.default_region.clone());
     let target = target.map(|(account, region)| Target { account, region });
-    let (sandbox, warnings) =
-        Sandbox::open(state, target, clock, random).map_err(|violations| {
-            let lines =
-                violations.iter().map(|wrong| format!("\n  {}: {}", wrong.field, wrong.message));
-            format!("the sandbox's state is wrong:{}", lines.collect::<String>())
-        })?;
+    let (opened, warnings) = Sandbox::open(state, target, clock, random).map_err(|violations| {
+        let lines =
+            violations.iter().map(|wrong| format!("\n  {}: {}", wrong.field, wrong.message));
+        format!("the sandbox's state is wrong:{}", lines.collect::<String>())
+    })?;
+    if sandbox.throttle {
+        opened.throttle();
+    }
     for warning in warnings {
         tracing::warn!(assumed = warning, "sandbox state");
     }
-    Ok(Arc::new(sandbox))
+    Ok(Arc::new(opened))
 }
 
 /// The sandbox's EC2 door, if it is to have one. Like the admin listener it answers as long as the process runs.

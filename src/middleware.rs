@@ -1,5 +1,5 @@
 //! What every call passes. HTTP level, outermost first: [`observe`], [`deadline`], [`admission`], [`authenticate`],
-//! [`conform`]. Typed level, below decoding: [`detach`].
+//! [`rate_limit`], [`conform`]. Typed level, below decoding: [`detach`].
 //!
 //! A layer that refuses answers the refusal itself, as a gRPC status, so that the layers outside see an ordinary
 //! response. `server.rs` alone puts them together.
@@ -18,6 +18,7 @@ pub mod conform;
 pub mod deadline;
 pub mod detach;
 pub mod observe;
+pub mod rate_limit;
 
 /// A request at HTTP level.
 pub type HttpRequest = Request<Body>;

@@ -14,15 +14,16 @@ use tokio::time::Instant;
 use tower::Service;
 
 use crate::{
-    access::{Access, Action},
+    access::Access,
     backend::{
         Authorized, Backend, BackendError, CallContext, Created, Deleted, DescribeGroups,
         DescribeRules, GroupImage, OwnedRule, Page, Refusal,
     },
     clock::Clock,
     error::Error,
+    pacing::{self, Lane},
     principal::{Peer, Principal},
-    rule::{AccountId, Region, Target},
+    rule::{AccountId, Direction, Region, Target},
 };
 
 pub mod authorize;
@@ -145,9 +146,10 @@ impl Operations {
             .backend
             .resolve(meta.account.clone(), meta.region.clone())
             .map_err(|error| Error::from_backend(error, ""))?;
-        let context =
-            CallContext { deadline: meta.deadline, operation_id: meta.operation_id.to_string() };
-        let work = Work {
+        let mutation = command.mutation();
+        let mut context = CallContext::new(meta.deadline, meta.operation_id.as_ref());
+        context.caller = Some(meta.principal.clone());
+        let mut work = Work {
             backend: self.backend.as_ref(),
             access: self.access.as_ref(),
             clock: self.clock.as_ref(),
@@ -155,7 +157,21 @@ impl Operations {
             context,
             target,
         };
-        work.check_target(Action::Access, false)?;
+        work.check_early(&command)?;
+        (work.context.lane, work.context.read_lane) = match mutation {
+            _ if work.backend.is_paced() && work.has_incident_lane() => {
+                (Lane::Incident, Lane::Incident)
+            }
+            Some(_) => (Lane::Common, Lane::OwnReads),
+            None => (Lane::Common, Lane::Common),
+        };
+        // After the early decision, so that what is denied waits for nothing and takes nobody's turn; before any read,
+        // so that a change that cannot be sent in time costs EC2 nothing.
+        if let Some(action) = mutation
+            && let Some(reserved) = work.backend.reserve(&work.context, &work.target, action)
+        {
+            reserved.await.map_err(|error| Error::from_backend(error, ""))?;
+        }
         match command {
             Command::Revoke(request) => revoke::run(&work, request).await,
             Command::Authorize(request) => authorize::run(&work, request).await,
@@ -215,6 +231,24 @@ pub(crate) fn is_dry_run_success(error: &BackendError) -> bool {
 // === impl Command ===
 
 impl Command {
+    /// EC2's action, if the command changes something.
+    fn mutation(&self) -> Option<pacing::Action> {
+        let action = match self {
+            Self::Revoke(request) => match request.direction {
+                Direction::Egress => pacing::Action::RevokeEgress,
+                Direction::Ingress => pacing::Action::RevokeIngress,
+            },
+            Self::Authorize(request) => match request.rules.direction {
+                Direction::Egress => pacing::Action::AuthorizeEgress,
+                Direction::Ingress => pacing::Action::AuthorizeIngress,
+            },
+            Self::Create(_) => pacing::Action::CreateGroup,
+            Self::Delete(_) => pacing::Action::DeleteGroup,
+            Self::DescribeGroups(_) | Self::DescribeRules(_) => return None,
+        };
+        self.is_mutation().then_some(action)
+    }
+
     /// Whether it changes something, so that it must be run to its end once it was sent.
     pub fn is_mutation(&self) -> bool {
         match self {

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
+    task::JoinSet,
     time::{Instant, timeout_at},
 };
 use tokio_util::task::TaskTracker;
@@ -31,7 +32,7 @@ use crate::{
     },
     backend::{Backend, sandbox::Sandbox},
     clock::Clock,
-    config::Limits,
+    config::{Limits, RateLimits},
     credentials::Authenticator,
     middleware::{
         HttpRequest, HttpResponse,
@@ -41,6 +42,7 @@ use crate::{
         deadline::DeadlineLayer,
         detach::DetachLayer,
         observe::ObserveLayer,
+        rate_limit::RateLimitLayer,
     },
     operations::Operations,
     random::Random,
@@ -64,6 +66,8 @@ pub struct Parts {
     pub authenticator: Arc<Authenticator>,
     /// TLS; none if connections are not encrypted here.
     pub tls: Option<Arc<Tls>>,
+    /// How often each caller may call.
+    pub rate_limits: RateLimits,
     /// Where the security groups are.
     pub backend: Arc<dyn Backend>,
     /// The sandbox, if it is the backend: its own service is offered then.
@@ -99,7 +103,15 @@ pub async fn serve(
     let gate = Arc::new(Gate::new(limits.max_in_flight));
     let operations = TaskTracker::new();
     let (routes, health) = routes(&parts, &operations).await;
-    let path = path(routes, &parts, &gate);
+    let limiter = RateLimitLayer::open(&parts.rate_limits);
+    let path = path(routes, &parts, &gate, RateLimitLayer::new(limiter.clone()));
+    // Ends with the server, when this is dropped.
+    let mut background = JoinSet::new();
+    background.spawn(async move {
+        if let Some(limiter) = limiter {
+            limiter.keep_swept().await;
+        }
+    });
     status.set_started();
 
     let connections = Connections::new(&limits, parts.tls.clone(), path);
@@ -127,7 +139,7 @@ pub async fn serve(
 }
 
 /// The path. Each layer wraps all that follow it.
-fn path(routes: Routes, parts: &Parts, gate: &Arc<Gate>) -> Path {
+fn path(routes: Routes, parts: &Parts, gate: &Arc<Gate>, rate_limit: RateLimitLayer) -> Path {
     let limits = &parts.limits;
     let path = ServiceBuilder::new()
         // Speaks gRPC-Web to browsers and HTTP/1.1 clients; everything inside sees plain gRPC.
@@ -138,8 +150,10 @@ fn path(routes: Routes, parts: &Parts, gate: &Arc<Gate>) -> Path {
         .layer(DeadlineLayer::new(limits.default_deadline, limits.max_deadline))
         // Before anything that costs.
         .layer(AdmissionLayer::new(gate.clone()))
-        // Before anything is decoded. Rate limits, which need the caller, come right inside it.
+        // Before anything is decoded.
         .layer(AuthenticateLayer::new(parts.authenticator.clone()))
+        // Right inside authentication, because it needs the caller.
+        .layer(rate_limit)
         // Next to tonic, whose own errors it gives our form.
         .layer(ConformLayer)
         .service(routes.prepare());
@@ -154,7 +168,7 @@ fn typed(parts: &Parts, operations: &TaskTracker) -> Typed {
     let typed = ServiceBuilder::new()
         // A mutation that was sent is finished, whatever becomes of its caller.
         .layer(DetachLayer::new(operations.clone()))
-        // Idempotency, turns and pacing come here.
+        // Idempotency and turns come here. Pacing is around the backend: it counts EC2's calls, not ours.
         .service(Operations::new(parts.backend.clone(), parts.access.clone(), parts.clock.clone()));
     BoxCloneSyncService::new(typed)
 }

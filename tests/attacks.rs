@@ -9,6 +9,8 @@
     clippy::string_slice
 )]
 
+#[path = "attacks/callers.rs"]
+mod callers;
 #[path = "tls/certificates.rs"]
 #[allow(dead_code, reason = "the tests of TLS use the rest")]
 mod certificates;

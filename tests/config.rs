@@ -6,7 +6,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use portcullis::config::{
-    self, BackendConfig, Config, Limits, LogFormat, Sources,
+    self, BackendConfig, CallClass, Config, Limits, LogFormat, Rate, RateLimits, Sources,
     keys::{self, Key, Takes},
 };
 
@@ -117,7 +117,76 @@ fn targets_are_read() {
     assert_eq!(target.external_id.as_ref().unwrap().expose(), "hush");
 }
 
+#[test]
+fn limits_are_read_and_shown() {
+    assert_eq!(of_file("").rate_limits, RateLimits::default());
+    let file = r#"
+rate_limit_mutate_per_second = 2
+rate_limit_mode = "report-only"
+[[rate_limits]]
+group = "deployers"
+class = "mutate"
+per_second = 5
+burst = 50
+[[rate_limits]]
+principal = "jwt:https%3A//issuer:alice"
+class = "read"
+per_second = 0
+"#;
+    let config = of_file(file);
+    let limits = &config.rate_limits;
+    assert_eq!((limits.read, limits.mutate), (None, Some(Rate { per_second: 2, burst: 20 })));
+    assert!(limits.report_only);
+    assert_eq!(limits.overrides[0].rate, Some(Rate { per_second: 5, burst: 50 }));
+    assert_eq!(limits.overrides[1].class, CallClass::Read);
+    assert_eq!(limits.overrides[1].rate, None);
+    assert_eq!(of_file(&config.show()).rate_limits, *limits);
+}
+
+#[test]
+fn pacing_is_on_with_ec2_and_off_with_the_sandbox() {
+    let percent = |text: &str| of_file(text).pacing_percent;
+    assert_eq!(percent(""), None);
+    assert_eq!(percent("ec2_pacing = \"on\"\nec2_pacing_percent = 50"), Some(50));
+    assert_eq!(percent(EC2), Some(80));
+    assert_eq!(percent(&format!("ec2_pacing = \"off\"{EC2}")), None);
+}
+
 // === complaints ===
+
+#[test]
+fn limits_are_checked() {
+    let table = "class = \"read\"\nper_second = 1\n";
+    for (members, expected) in [
+        (table.to_owned(), "rate_limits[0]: takes either a principal or a group"),
+        (format!("{table}group = \"a\"\nprincipal = \"b\""), "either a principal or a group"),
+        ("group = \"a\"\nper_second = 1".to_owned(), "rate_limits[0]: class is missing"),
+        ("group = \"a\"\nclass = \"read\"".to_owned(), "rate_limits[0]: per_second is missing"),
+        ("group = \"a\"\nclass = \"all\"\nper_second = 1".to_owned(), "takes one of read, mutate"),
+        (format!("{table}group = \"a\"\nburst = 0"), "burst: takes a whole number, 1 to 1000000"),
+        (
+            "group = \"a\"\nclass = \"read\"\nper_second = 0\nburst = 1".to_owned(),
+            "burst: does nothing where per_second is 0",
+        ),
+        (
+            format!("{table}group = \"a\"\nbrust = 1"),
+            "brust: there is no such member; did you mean burst?",
+        ),
+        (
+            format!("{table}group = \"a\"\nlog_level = \"info\""),
+            "goes above the first [[rate_limits]]",
+        ),
+        (
+            format!("{table}group = \"a\"\n[[rate_limits]]\n{table}group = \"a\""),
+            "rate_limits[1]: has the same caller and class as one before it",
+        ),
+    ] {
+        let told = complaint(&format!("[[rate_limits]]\n{members}"));
+        assert!(told.contains(expected), "{told}\nnot {expected}");
+    }
+    let told = complaint("rate_limits = 7");
+    assert!(told.contains("takes tables, each under [[rate_limits]]"), "{told}");
+}
 
 #[test]
 fn everything_wrong_is_told_at_once_as_the_user_wrote_it() {

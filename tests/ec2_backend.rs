@@ -31,6 +31,8 @@ mod hostile;
 mod moto;
 #[path = "ec2_backend/opening.rs"]
 mod opening;
+#[path = "ec2_backend/pacing.rs"]
+mod pacing;
 #[path = "ec2_backend/script.rs"]
 mod script;
 
@@ -84,7 +86,7 @@ async fn open(settings: Ec2Settings) -> Ec2 {
 
 /// A call with that much time.
 fn within(time: Duration) -> CallContext {
-    CallContext { deadline: Instant::now() + time, operation_id: "operation-1".to_owned() }
+    CallContext::new(Instant::now() + time, "operation-1")
 }
 
 fn call() -> CallContext {

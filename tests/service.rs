@@ -13,5 +13,7 @@ mod ec2_rules;
 mod explanations;
 #[path = "service/failures.rs"]
 mod failures;
+#[path = "service/rate_limits.rs"]
+mod rate_limits;
 #[path = "service/validation.rs"]
 mod validation;

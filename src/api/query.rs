@@ -302,10 +302,7 @@ impl Door {
             }
         }
         let target = self.sandbox.resolve(caller.account.clone(), caller.region.clone())?;
-        let call = CallContext {
-            deadline: Instant::now() + ANSWER_TIMEOUT,
-            operation_id: operation_of(headers),
-        };
+        let call = CallContext::new(Instant::now() + ANSWER_TIMEOUT, operation_of(headers));
         let ask = Ask { sandbox: &self.sandbox, target, call };
         match action {
             "AuthorizeSecurityGroupEgress" => groups::authorize_egress(&ask, fields).await,
@@ -389,7 +386,8 @@ impl From<BackendError> for Trouble {
             BackendError::OutcomeUnknown(_)
             | BackendError::Unavailable(_)
             | BackendError::CredentialsUnavailable(_)
-            | BackendError::DeadlineTooNear => Self::Lost,
+            | BackendError::DeadlineTooNear
+            | BackendError::BudgetExhausted { .. } => Self::Lost,
             // What EC2 says to credentials of an account that a Region does not know.
             BackendError::TargetNotConfigured { asked } => Self::Refused(Refusal::new(
                 "AuthFailure",

@@ -1,7 +1,7 @@
 //! A backend that behaves like EC2 and lives in this process: the test double of other services, and a rehearsal of
 //! one's own account.
 //!
-//! A call goes: fault? (`fault`) → action (`actions`, `family`, `around` and `tagging` on the `state`, or `list`) →
+//! A call goes: EC2's budget? (`throttle`, if it is on) → fault? (`fault`) → action (`actions`, `family`, `around` and `tagging` on the `state`, or `list`) →
 //! effect noted (`effects`) → answer, late or lost if the fault says so. One lock holds everything, for as long as it takes to
 //! find one group and replace its list of rules; a read takes shared pointers and works on them after it let go.
 //!
@@ -32,6 +32,7 @@ use self::{
     filter::{GroupFilters, RuleFilters},
     load::Draft,
     state::{State, View, not_configured},
+    throttle::Throttle,
 };
 use crate::{
     backend::{
@@ -40,6 +41,7 @@ use crate::{
         OwnedRule, Page, Refusal, RevokeRules, Revoked,
     },
     clock::Clock,
+    pacing::ALL_GROUPS,
     random::Random,
     rule::{AccountId, GroupId, GroupRef, Region, Target, Violation},
 };
@@ -59,6 +61,7 @@ mod state_format;
 mod tagging;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 pub use actions::dry_run;
 pub use around::{CreatePrefixList, CreateVpc, DeleteVpc, DescribePrefixLists, DescribeVpcs};
@@ -86,6 +89,7 @@ struct World {
     faults: Faults,
     effects: Effects,
     incarnation: String,
+    throttle: Option<Throttle>,
 }
 
 /// A call that was let in.
@@ -113,6 +117,7 @@ impl Sandbox {
             faults: Faults::default(),
             effects: Effects::default(),
             incarnation: uuid(random.as_ref()),
+            throttle: None,
         };
         Ok((Self { world: Mutex::new(world), clock, random, given_default }, warnings))
     }
@@ -145,8 +150,19 @@ impl Sandbox {
         world.default = world.initial.1.clone();
         world.faults = Faults::default();
         world.effects = Effects::default();
+        world.throttle = world.throttle.as_ref().map(|_| Throttle::new());
         world.incarnation = uuid(self.random.as_ref());
         world.incarnation.clone()
+    }
+
+    /// From here on calls are throttled as EC2 does it: RequestLimitExceeded beyond a bucket for each action.
+    pub fn throttle(&self) {
+        self.lock().throttle = Some(Throttle::new());
+    }
+
+    /// How many calls were refused because a bucket was empty.
+    pub fn throttled(&self) -> u64 {
+        self.lock().throttle.as_ref().map(Throttle::refused).unwrap_or_default()
     }
 
     /// Drops every fault that waits. How many there were.
@@ -168,6 +184,19 @@ impl Sandbox {
     fn admit(
         &self,
         call: &CallContext,
+        target: &Target,
+        actions: &[&'static str],
+        changes: bool,
+        about: impl FnOnce(&State) -> Vec<GroupId>,
+    ) -> Result<Ticket, BackendError> {
+        self.admit_from(call, (target, actions), actions, changes, about)
+    }
+
+    /// The same, out of these budgets.
+    fn admit_from(
+        &self,
+        call: &CallContext,
+        (target, budgets): (&Target, &[&'static str]),
         actions: &[&'static str],
         changes: bool,
         about: impl FnOnce(&State) -> Vec<GroupId>,
@@ -179,6 +208,13 @@ impl Sandbox {
         let world = &mut *self.lock();
         for action in actions {
             world.effects.count(action);
+        }
+        if let Some(throttle) = &mut world.throttle
+            && world.state.sites().contains_key(target)
+        {
+            throttle
+                .admit(target, budgets)
+                .map_err(|refusal| Refusal { request_id: Some(request_id.clone()), ..refusal })?;
         }
         let strike = world.faults.strike(actions, &about(&world.state));
         match strike.as_ref().and_then(|strike| strike.refusal(changes, &request_id)) {
@@ -223,10 +259,11 @@ impl Sandbox {
     async fn read<T>(
         &self,
         call: &CallContext,
+        target: &Target,
         action: &'static str,
         work: impl FnOnce() -> Result<T, BackendError>,
     ) -> Result<T, BackendError> {
-        let ticket = self.admit(call, &[action], false, |_| Vec::new())?;
+        let ticket = self.admit(call, target, &[action], false, |_| Vec::new())?;
         Self::answer(call, ticket, false, work()).await
     }
 
@@ -255,7 +292,7 @@ impl Sandbox {
         about: impl FnOnce(&State) -> Vec<GroupId>,
         work: impl FnOnce(&mut State, &dyn Random, &str) -> Result<(T, C), BackendError>,
     ) -> Result<T, BackendError> {
-        let ticket = self.admit(call, &[action], !dry_run, about)?;
+        let ticket = self.admit(call, target, &[action], !dry_run, about)?;
         let result = {
             let world = &mut *self.lock();
             let applied = work(&mut world.state, self.random.as_ref(), &ticket.request_id);
@@ -326,7 +363,8 @@ impl Backend for Sandbox {
     ) -> Answer<'a, GroupImage> {
         Box::pin(async move {
             let about = |state: &State| meant(state, target, group).into_iter().collect();
-            let ticket = self.admit(call, &[DESCRIBE_GROUPS, DESCRIBE_RULES], false, about)?;
+            let ticket =
+                self.admit(call, target, &[DESCRIBE_GROUPS, DESCRIBE_RULES], false, about)?;
             let view = ticket.view();
             let result = {
                 let world = self.lock();
@@ -344,7 +382,9 @@ impl Backend for Sandbox {
         request: &'a DescribeGroups,
     ) -> Answer<'a, Page<GroupImage>> {
         Box::pin(async move {
-            let ticket = self.admit(call, &[DESCRIBE_GROUPS], false, |state| {
+            let budget = if request.is_unfiltered() { ALL_GROUPS } else { DESCRIBE_GROUPS };
+            let budgets = (target, &[budget][..]);
+            let ticket = self.admit_from(call, budgets, &[DESCRIBE_GROUPS], false, |state| {
                 let names = request.group_names.iter().cloned().map(GroupRef::Name);
                 let named = names.filter_map(|name| meant(state, target, &name));
                 let filtered = GroupFilters::parse(&request.filters).ok();
@@ -363,7 +403,7 @@ impl Backend for Sandbox {
         request: &'a DescribeRules,
     ) -> Answer<'a, Page<OwnedRule>> {
         Box::pin(async move {
-            let ticket = self.admit(call, &[DESCRIBE_RULES], false, |state| {
+            let ticket = self.admit(call, target, &[DESCRIBE_RULES], false, |state| {
                 let filters = RuleFilters::parse(&request.filters).ok();
                 let filtered = filters.and_then(|filters| filters.group_ids()).unwrap_or_default();
                 let of_rules =

@@ -194,7 +194,7 @@ fn read_issuer(entry: &mut Entry<'_, '_, '_>) -> Option<IssuerConfig> {
     };
     let groups_claims = entry.texts("groups_claims").unwrap_or_default();
     let groups_prefix = entry.text("groups_prefix").unwrap_or_default();
-    let skew = entry.number("clock_skew_s", MAX_CLOCK_SKEW_S).unwrap_or(DEFAULT_CLOCK_SKEW_S);
+    let skew = entry.number("clock_skew_s", 0, MAX_CLOCK_SKEW_S).unwrap_or(DEFAULT_CLOCK_SKEW_S);
     let config = IssuerConfig {
         issuer: issuer?,
         audiences: audiences?,

@@ -3,6 +3,19 @@
 //! A setting's name in the file gives its other two names: `log_level` is `PORTCULLIS_LOG_LEVEL` in the environment
 //! and `--log-level` among the flags.
 
+mod backends;
+mod callers;
+mod tables;
+
+use self::{
+    backends::BACKEND,
+    callers::{ACCESS, CALLERS, LIMITS, TLS},
+};
+pub use tables::{
+    JWT_ISSUER_MEMBERS, JWT_ISSUERS, RATE_LIMIT_MEMBERS, RATE_LIMITS, STATIC_TOKEN_MEMBERS,
+    STATIC_TOKENS, TABLES, TARGET_MEMBERS, TARGETS,
+};
+
 /// What the environment's names begin with.
 pub const ENV_PREFIX: &str = "PORTCULLIS_";
 
@@ -122,102 +135,6 @@ pub fn groups() -> impl Iterator<Item = (&'static str, &'static [Key])> {
     GROUPS.iter().copied()
 }
 
-/// The table of targets is the one setting that only the file can give: `[[ec2_targets]]`, and these in each.
-pub const TARGETS: &str = "ec2_targets";
-
-/// A member of a target: its name, what it takes, whether it is required, and what it is.
-pub const TARGET_MEMBERS: &[(&str, &str, bool, &str)] = &[
-    ("account_id", "12 digits", true, "The account. Each account is listed once."),
-    ("regions", "a list of Region codes", true, "The Regions of the account that are served."),
-    (
-        "role_arn",
-        "a role's ARN",
-        false,
-        "The role to assume in the account. Without it the process's own credentials are used.",
-    ),
-    (
-        "external_id",
-        "text",
-        false,
-        "The external id that the role's trust policy asks for. A secret: it is never printed.",
-    ),
-];
-
-/// The tables that only the file can hold.
-pub const TABLES: &[&str] = &[TARGETS, JWT_ISSUERS, STATIC_TOKENS];
-
-/// The issuers whose JWTs are taken: `[[jwt_issuers]]`.
-pub const JWT_ISSUERS: &str = "jwt_issuers";
-
-/// A member of an issuer: as in [`TARGET_MEMBERS`].
-pub const JWT_ISSUER_MEMBERS: &[(&str, &str, bool, &str)] = &[
-    ("issuer", "text", true, "What `iss` says, exactly. Each issuer is listed once."),
-    (
-        "audiences",
-        "a list of texts",
-        true,
-        "`aud` must name one of them. Take names that are this service's alone.",
-    ),
-    ("jwks_file", "a file", false, "The issuer's keys, a JWK set. This or `jwks_url`."),
-    (
-        "jwks_url",
-        "a URL",
-        false,
-        "Where the issuer's keys are. https, or http on loopback; redirects are not followed.",
-    ),
-    (
-        "jwks_ca_file",
-        "a file",
-        false,
-        "The CAs that `jwks_url` is verified with, in PEM; else the system's.",
-    ),
-    (
-        "jwks_token_file",
-        "a file",
-        false,
-        "A bearer token to send to `jwks_url`, read anew each time. Kubernetes' API server asks for one.",
-    ),
-    (
-        "algorithms",
-        "a list of RS256, RS384, RS512, ES256, ES384, EdDSA",
-        false,
-        "The signatures that are taken; else all of these. A key must fit, too.",
-    ),
-    (
-        "groups_claims",
-        "a list of paths",
-        false,
-        "Claims that hold groups, such as `groups` or `realm_access.roles`: a text or a list of texts each.",
-    ),
-    (
-        "groups_prefix",
-        "text",
-        false,
-        "Comes before each of the issuer's groups, so that they are not those of another issuer.",
-    ),
-    ("clock_skew_s", "0 to 300", false, "How far the issuer's clock may be off; else 60."),
-];
-
-/// The static tokens: `[[static_tokens]]`.
-pub const STATIC_TOKENS: &str = "static_tokens";
-
-/// A member of a static token: as in [`TARGET_MEMBERS`].
-pub const STATIC_TOKEN_MEMBERS: &[(&str, &str, bool, &str)] = &[
-    (
-        "name",
-        "text",
-        true,
-        "The caller. Two tokens may have one name while one replaces the other.",
-    ),
-    (
-        "sha256",
-        "64 hexadecimal digits",
-        true,
-        "The token's digest. The token itself is nowhere here.",
-    ),
-    ("groups", "a list of texts", false, "The caller's groups."),
-];
-
 const MILLISECONDS: &str = "milliseconds";
 const DAY: u64 = 86_400_000;
 
@@ -229,6 +146,7 @@ const GROUPS: &[(&str, &[Key])] = &[
     ("Access", ACCESS),
     ("Calls", CALLS),
     ("Connections", CONNECTIONS),
+    ("Limits", LIMITS),
     ("Logging", LOGGING),
 ];
 
@@ -256,242 +174,6 @@ const ADDRESSES: &[Key] = &[
         only_with: None,
         doc: "Whether gRPC server reflection is served. grpcurl needs it, or the proto \
               files.",
-    },
-];
-
-const CALLERS: &[Key] = &[
-    Key {
-        name: "spiffe_trust_domains",
-        takes: Takes::List("SPIFFE trust domains such as example.org"),
-        default: "",
-        only_with: None,
-        doc: "The domains whose SPIFFE ids name callers with a client certificate. An id of \
-              another domain is refused; a certificate without one is named by its subject.",
-    },
-    Key {
-        name: "trusted_proxies",
-        takes: Takes::List("networks such as 10.0.0.0/8"),
-        default: "",
-        only_with: None,
-        doc: "Proxies whose x-forwarded-for is believed: the caller's address is its \
-              right-most entry that is not one of them.",
-    },
-    Key {
-        name: "open_health",
-        takes: Takes::Switch,
-        default: "true",
-        only_with: None,
-        doc: "Whether grpc.health.v1 answers without a credential.",
-    },
-    Key {
-        name: "open_reflection",
-        takes: Takes::Switch,
-        default: "false",
-        only_with: None,
-        doc: "Whether reflection answers without a credential where other calls need one.",
-    },
-    Key {
-        name: "auth_failure_burst",
-        takes: Takes::Number("failures", 1, 1_000_000),
-        default: "20",
-        only_with: None,
-        doc: "How many failed authentications an address may have at once. Beyond it failures \
-              are RESOURCE_EXHAUSTED; a valid credential always passes.",
-    },
-    Key {
-        name: "auth_failures_per_minute",
-        takes: Takes::Number("failures per minute", 1, 1_000_000),
-        default: "60",
-        only_with: None,
-        doc: "How many of them come back in a minute.",
-    },
-    Key {
-        name: "jwks_refresh_interval_ms",
-        takes: Takes::Number(MILLISECONDS, 1000, DAY),
-        default: "300000",
-        only_with: None,
-        doc: "How often the keys behind each jwks_url are fetched.",
-    },
-    Key {
-        name: "jwks_min_interval_ms",
-        takes: Takes::Number(MILLISECONDS, 100, DAY),
-        default: "10000",
-        only_with: None,
-        doc: "The least time between two fetches of one jwks_url, whatever callers send. A \
-              token with an unknown key id has its issuer's keys fetched at once, if that allows.",
-    },
-    Key {
-        name: "jwks_max_stale_ms",
-        takes: Takes::Number(MILLISECONDS, 1000, 30 * DAY),
-        default: "86400000",
-        only_with: None,
-        doc: "How long keys are used while their jwks_url cannot be fetched. Then that \
-              issuer's tokens are UNAVAILABLE.",
-    },
-];
-
-const TLS: &[Key] = &[
-    Key {
-        name: "tls",
-        takes: Takes::Choice(&["off", "server", "upstream"]),
-        default: "off",
-        only_with: None,
-        doc: "Who encrypts connections to listen. off: nobody. server: this server, with TLS \
-              1.3 or 1.2. upstream: a proxy or a mesh in front of it, and nothing else \
-              reaches it.",
-    },
-    Key {
-        name: "tls_cert_file",
-        takes: Takes::File,
-        default: "",
-        only_with: None,
-        doc: "The server's certificate and the intermediate ones after it, in PEM. With tls = \
-              \"server\" only, as all that follows. A relative name in the configuration file \
-              starts from that file's folder; so it does for the others.",
-    },
-    Key {
-        name: "tls_key_file",
-        takes: Takes::File,
-        default: "",
-        only_with: None,
-        doc: "The certificate's key, in PEM and not encrypted.",
-    },
-    Key {
-        name: "tls_client_auth",
-        takes: Takes::Choice(&["off", "optional", "required"]),
-        default: "off",
-        only_with: None,
-        doc: "Whether clients prove themselves with a certificate. optional: they may have \
-              none, but one that they have must be good. required: without a good one there \
-              is no connection.",
-    },
-    Key {
-        name: "tls_client_ca_files",
-        takes: Takes::Files,
-        default: "",
-        only_with: None,
-        doc: "The CAs of the clients' certificates, in PEM.",
-    },
-    Key {
-        name: "tls_crl_files",
-        takes: Takes::Files,
-        default: "",
-        only_with: None,
-        doc: "Lists of revoked certificates, in PEM or DER. A CA without a list revokes \
-              nothing; once its list has expired, all its clients are refused. Open \
-              connections of a client that a new list names are closed.",
-    },
-    Key {
-        name: "reload_interval_ms",
-        takes: Takes::Number(MILLISECONDS, 100, DAY),
-        default: "5000",
-        only_with: None,
-        doc: "How often files that may change while the server runs, such as certificates, \
-              are looked at. SIGHUP does it at once. Broken files change nothing: the old \
-              state stays, the log says so, and /readyz names it as stale.",
-    },
-];
-
-const BACKEND: &[Key] = &[
-    Key {
-        name: "backend",
-        takes: Takes::Choice(&["sandbox", "ec2"]),
-        default: "sandbox",
-        only_with: None,
-        doc: "What holds the security groups: an in-process sandbox that behaves like EC2, \
-              or EC2 itself.",
-    },
-    Key {
-        name: "default_account_id",
-        takes: Takes::Account,
-        default: "",
-        only_with: None,
-        doc: "The account of a call that names none. With the sandbox it goes together with default_region.",
-    },
-    Key {
-        name: "default_region",
-        takes: Takes::Region,
-        default: "",
-        only_with: None,
-        doc: "The Region of a call that names none. With the sandbox it goes together with default_account_id; with EC2 and no [[ec2_targets]] it is the Region that is served, else the one of the AWS environment or profile is.",
-    },
-    Key {
-        name: "sandbox_state",
-        takes: Takes::Files,
-        default: "",
-        only_with: Some("sandbox"),
-        doc: "What the sandbox starts with, as the AWS CLI's describe commands print it. \
-              Several files are merged. A relative name in the configuration file starts \
-              from that file's folder.",
-    },
-    Key {
-        name: "sandbox_ec2_listen",
-        takes: Takes::AddressOrOff,
-        default: "off",
-        only_with: Some("sandbox"),
-        doc: "Where the sandbox also answers EC2's own Query API, for the AWS CLI, SDKs and \
-              Terraform. Signatures are read for account and Region and not verified. Only \
-              loopback addresses start, unless sandbox_ec2_allow_remote.",
-    },
-    Key {
-        name: "sandbox_ec2_allow_remote",
-        takes: Takes::Switch,
-        default: "false",
-        only_with: Some("sandbox"),
-        doc: "Lets sandbox_ec2_listen be an address that other machines reach. Whoever \
-              reaches it can change everything in the sandbox.",
-    },
-    Key {
-        name: "ec2_endpoint_url",
-        takes: Takes::Url,
-        default: "",
-        only_with: Some("ec2"),
-        doc: "Replaces EC2's and STS's own endpoints, for an emulator or a VPC endpoint.",
-    },
-    Key {
-        name: "ec2_connect_timeout_ms",
-        takes: Takes::Number(MILLISECONDS, 1, DAY),
-        default: "3000",
-        only_with: Some("ec2"),
-        doc: "How long connecting to EC2 may take.",
-    },
-    Key {
-        name: "ec2_attempt_timeout_ms",
-        takes: Takes::Number(MILLISECONDS, 1, DAY),
-        default: "10000",
-        only_with: Some("ec2"),
-        doc: "How long one attempt of an EC2 call may take, connecting included.",
-    },
-    Key {
-        name: "insecure_loopback",
-        takes: Takes::Switch,
-        default: "false",
-        only_with: Some("ec2"),
-        doc: "Lets anyone on this machine change real security groups: starts on EC2 \
-              without TLS, or although callers are not authenticated. Not needed if \
-              ec2_endpoint_url is on loopback.",
-    },
-];
-
-const ACCESS: &[Key] = &[
-    Key {
-        name: "policy_dir",
-        takes: Takes::Folder,
-        default: "",
-        only_with: None,
-        doc: "The Cedar policies that say who may do what: all *.cedar files of this folder. \
-              What no policy permits is denied. Required where callers \
-              are authenticated; without it everything is allowed. A \
-              relative name in the configuration file starts from that file's folder. See \
-              docs/access.md.",
-    },
-    Key {
-        name: "policy_mode",
-        takes: Takes::Choice(&["enforce", "report-only"]),
-        default: "enforce",
-        only_with: None,
-        doc: "report-only: every decision is taken and logged, and everything is allowed. \
-              Takes policy_dir.",
     },
 ];
 

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::keys::{
-    self, JWT_ISSUER_MEMBERS, JWT_ISSUERS, STATIC_TOKEN_MEMBERS, STATIC_TOKENS, TARGET_MEMBERS,
-    TARGETS, Takes,
+    self, JWT_ISSUER_MEMBERS, JWT_ISSUERS, RATE_LIMIT_MEMBERS, RATE_LIMITS, STATIC_TOKEN_MEMBERS,
+    STATIC_TOKENS, TARGET_MEMBERS, TARGETS, Takes,
 };
 
 const HEAD: &str = "\
@@ -72,6 +72,21 @@ groups = [\"platform\"]
 | --- | --- | --- | --- |
 ";
 
+const RATE_LIMITS_HEAD: &str = "
+Limits of some callers that replace everyone's. In the file only, one table for each:
+
+```toml
+[[rate_limits]]
+group = \"deployers\"
+class = \"mutate\"
+per_second = 5
+burst = 50
+```
+
+| member | takes | required | meaning |
+| --- | --- | --- | --- |
+";
+
 /// The whole text.
 pub fn reference() -> String {
     let mut text = HEAD.to_owned();
@@ -102,6 +117,7 @@ pub fn reference() -> String {
         (TARGETS, TARGETS_HEAD, TARGET_MEMBERS),
         (JWT_ISSUERS, ISSUERS_HEAD, JWT_ISSUER_MEMBERS),
         (STATIC_TOKENS, TOKENS_HEAD, STATIC_TOKEN_MEMBERS),
+        (RATE_LIMITS, RATE_LIMITS_HEAD, RATE_LIMIT_MEMBERS),
     ] {
         let _ = write!(text, "\n## `[[{table}]]`\n{head}");
         for (name, takes, required, doc) in members {

@@ -81,15 +81,15 @@ impl Entry<'_, '_, '_> {
         }
     }
 
-    /// A whole number up to `max`.
-    pub fn number(&mut self, name: &str, max: u64) -> Option<u64> {
+    /// A whole number from `min` to `max`.
+    pub fn number(&mut self, name: &str, min: u64, max: u64) -> Option<u64> {
         let number = match self.table.get(name)?.get_ref() {
             DeValue::Integer(number) => number.to_string().parse().ok(),
             _ => None,
         };
-        match number.filter(|number| *number <= max) {
+        match number.filter(|number| (min..=max).contains(number)) {
             Some(number) => Some(number),
-            None => self.refuse(name, format!("takes a whole number, 0 to {max}")),
+            None => self.refuse(name, format!("takes a whole number, {min} to {max}")),
         }
     }
 
@@ -108,7 +108,7 @@ impl Entry<'_, '_, '_> {
         Some(self.reader.file.folder().map_or_else(|| PathBuf::from(&text), |at| at.join(&text)))
     }
 
-    /// Reports a member.
+    /// Reports a member, or the whole table if it has none of that name.
     pub fn refuse<T>(&mut self, name: &str, message: String) -> Option<T> {
         let key = self.table.get_key_value(name).map(|(key, _)| Spanned::span(key).start);
         let place = match key {

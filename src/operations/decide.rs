@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Work, pages};
+use super::{Command, Create, Work, pages};
 use crate::{
     access::{Action, Caller, Circumstances, GroupFacts, Resource, RuleFacts},
     backend::{
@@ -31,15 +31,37 @@ impl Work<'_> {
         }
     }
 
-    /// May the caller do this in the account and Region? Decided before anything is read.
-    pub(super) fn check_target(&self, action: Action, dry_run: bool) -> Result<(), Error> {
+    /// The early decision, before anything is read or waited for: may the caller work in the account and Region at all,
+    /// and do there what is not about groups that must be read first?
+    pub(super) fn check_early(&self, command: &Command) -> Result<(), Error> {
+        self.check_target(Action::Access, false)?;
+        match command {
+            Command::DescribeGroups(request) => {
+                self.check_target(Action::DescribeSecurityGroups, request.dry_run)
+            }
+            Command::DescribeRules(request) => {
+                self.check_target(Action::DescribeSecurityGroupRules, request.dry_run)
+            }
+            Command::Create(Create(request)) => self.check_create(request),
+            Command::Revoke(_) | Command::Authorize(_) | Command::Delete(_) => Ok(()),
+        }
+    }
+
+    /// Whether the caller is incident response there, which has a lane of its own to EC2.
+    pub(super) fn has_incident_lane(&self) -> bool {
+        let resource = Resource::Target(&self.target);
+        self.access.grants(self.caller(), Action::UseIncidentLane, resource)
+    }
+
+    /// May the caller do this in the account and Region?
+    fn check_target(&self, action: Action, dry_run: bool) -> Result<(), Error> {
         let circumstances = Circumstances { dry_run, ..Circumstances::default() };
         let resource = Resource::Target(&self.target);
         self.access.check(self.caller(), action, resource, circumstances)
     }
 
     /// May the caller create this group?
-    pub(super) fn check_create(&self, request: &CreateGroup) -> Result<(), Error> {
+    fn check_create(&self, request: &CreateGroup) -> Result<(), Error> {
         let group = GroupFacts {
             id: "",
             name: &request.name,

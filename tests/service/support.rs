@@ -18,7 +18,7 @@ use portcullis::{
     },
     backend::sandbox::Sandbox,
     clock::SystemClock,
-    config::{AuthenticationConfig, Limits},
+    config::{AuthenticationConfig, Limits, RateLimits},
     credentials::Authenticator,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
@@ -90,23 +90,29 @@ pub async fn start_with_access(access: Access) -> Server {
 }
 
 async fn start_as(limits: Limits, sandbox_service: bool, access: Access) -> Server {
-    let off = AuthenticationConfig::default();
-    let authenticator = Authenticator::open(off, false, Arc::new(SystemClock)).await.unwrap();
-    start_parts(limits, sandbox_service, access, Arc::new(authenticator)).await
+    start_parts(limits, RateLimits::default(), sandbox_service, access, nobody().await).await
 }
 
-/// For callers that this tells.
-#[allow(dead_code, reason = "the attack tests use it")]
-pub async fn start_for(
+/// What lets everybody in, as the caller on this machine.
+pub async fn nobody() -> Arc<Authenticator> {
+    let off = AuthenticationConfig::default();
+    Arc::new(Authenticator::open(off, false, Arc::new(SystemClock)).await.unwrap())
+}
+
+/// For callers that this tells, with limits for each.
+#[allow(dead_code, reason = "the tests of attacks and limits use it")]
+pub async fn start_limited(
     limits: Limits,
+    rate_limits: RateLimits,
     sandbox_service: bool,
     authenticator: Arc<Authenticator>,
 ) -> Server {
-    start_parts(limits, sandbox_service, Access::allow_all(), authenticator).await
+    start_parts(limits, rate_limits, sandbox_service, Access::allow_all(), authenticator).await
 }
 
 async fn start_parts(
     limits: Limits,
+    rate_limits: RateLimits,
     sandbox_service: bool,
     access: Access,
     authenticator: Arc<Authenticator>,
@@ -122,7 +128,8 @@ async fn start_parts(
     let sandbox = sandbox_service.then_some(sandbox);
     let access = Arc::new(access);
     let tls = None;
-    let parts = Parts { limits, tls, authenticator, backend, sandbox, access, clock, random };
+    let parts =
+        Parts { limits, rate_limits, tls, authenticator, backend, sandbox, access, clock, random };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();

@@ -8,7 +8,7 @@ use portcullis::{
     api::proto::v1::{self, security_group_service_client::SecurityGroupServiceClient as Groups},
     backend::sandbox::Sandbox,
     clock::{Clock, SystemClock},
-    config::{AuthenticationConfig, Limits},
+    config::{AuthenticationConfig, Limits, RateLimits},
     credentials::Authenticator,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
@@ -80,6 +80,7 @@ impl Server {
         let sandbox = Arc::new(sandbox);
         let parts = Parts {
             limits: Limits::default(),
+            rate_limits: RateLimits::default(),
             tls: Some(tls.clone()),
             authenticator,
             backend: sandbox.clone(),

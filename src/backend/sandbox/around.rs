@@ -116,7 +116,7 @@ impl Sandbox {
         target: &Target,
         request: &DescribeVpcs,
     ) -> Result<Page<Arc<Vpc>>, BackendError> {
-        self.read(call, "DescribeVpcs", || self.list_vpcs(target, request)).await
+        self.read(call, target, "DescribeVpcs", || self.list_vpcs(target, request)).await
     }
 
     /// CreateVpc. The VPC's `default` group comes with it.
@@ -155,7 +155,8 @@ impl Sandbox {
         target: &Target,
         request: &DescribePrefixLists,
     ) -> Result<Page<Arc<PrefixList>>, BackendError> {
-        self.read(call, "DescribeManagedPrefixLists", || self.list_lists(target, request)).await
+        self.read(call, target, "DescribeManagedPrefixLists", || self.list_lists(target, request))
+            .await
     }
 
     /// CreateManagedPrefixList.

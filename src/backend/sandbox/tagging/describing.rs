@@ -79,7 +79,7 @@ impl Sandbox {
         target: &Target,
         request: &DescribeTags,
     ) -> Result<Page<TagDescription>, BackendError> {
-        self.read(call, "DescribeTags", || self.list_tags(target, request)).await
+        self.read(call, target, "DescribeTags", || self.list_tags(target, request)).await
     }
 
     fn list_tags(
