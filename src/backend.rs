@@ -8,9 +8,12 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::rule::{
-    AccountId, Direction, GroupId, GroupRef, IpPermission, Region, Rule, RuleChange, RuleId,
-    RuleSpec, Tag, Target, VpcId,
+use crate::{
+    principal::Principal,
+    rule::{
+        AccountId, Direction, GroupId, GroupRef, IpPermission, Region, Rule, RuleChange, RuleId,
+        RuleSpec, Tag, Target, VpcId,
+    },
 };
 
 #[cfg(feature = "ec2")]
@@ -99,6 +102,26 @@ pub struct CallContext {
     pub deadline: Instant,
     /// The operation that makes the call; visible in EC2's audit trail and the sandbox's effect log.
     pub operation_id: String,
+    /// Who makes the call. None: nobody in particular.
+    pub caller: Option<Arc<Principal>>,
+    /// The AWS session that makes it, where the sandbox is EC2 for others; its effect log names it.
+    pub session: Option<Arc<AwsSession>>,
+}
+
+/// A session of an assumed role, as AWS names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwsSession {
+    /// `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
+    pub arn: String,
+    /// Who is behind it, if it says so.
+    pub source_identity: Option<String>,
+}
+
+impl CallContext {
+    /// A call of nobody in particular.
+    pub fn new(deadline: Instant, operation_id: impl Into<String>) -> Self {
+        Self { deadline, operation_id: operation_id.into(), caller: None, session: None }
+    }
 }
 
 /// A security group without its rules.

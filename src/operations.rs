@@ -145,8 +145,8 @@ impl Operations {
             .backend
             .resolve(meta.account.clone(), meta.region.clone())
             .map_err(|error| Error::from_backend(error, ""))?;
-        let context =
-            CallContext { deadline: meta.deadline, operation_id: meta.operation_id.to_string() };
+        let mut context = CallContext::new(meta.deadline, meta.operation_id.as_ref());
+        context.caller = Some(meta.principal.clone());
         let work = Work {
             backend: self.backend.as_ref(),
             access: self.access.as_ref(),

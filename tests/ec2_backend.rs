@@ -55,6 +55,7 @@ fn target_settings() -> TargetSettings {
         regions: vec![region("us-east-1")],
         role_arn: None,
         external_id: None,
+        session_per_principal: false,
     }
 }
 
@@ -66,6 +67,7 @@ fn settings(endpoint: &str) -> Ec2Settings {
         default_region: None,
         attempt_timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(3),
+        decode_authorization_messages: false,
     }
 }
 
@@ -84,7 +86,7 @@ async fn open(settings: Ec2Settings) -> Ec2 {
 
 /// A call with that much time.
 fn within(time: Duration) -> CallContext {
-    CallContext { deadline: Instant::now() + time, operation_id: "operation-1".to_owned() }
+    CallContext::new(Instant::now() + time, "operation-1")
 }
 
 fn call() -> CallContext {

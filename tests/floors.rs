@@ -35,7 +35,7 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
     ("src/backend/ec2", 2, &[]),
     ("src/ledger/", 2, &[]),
     ("src/credentials", 2, &[]),
-    ("src/backend.rs", 1, &["src/rule", "src/clock"]),
+    ("src/backend.rs", 1, &["src/rule", "src/clock", "src/principal"]),
     ("src/ledger.rs", 1, &["src/rule", "src/error", "src/clock"]),
     ("src/access", 1, &["src/rule", "src/error", "src/principal"]),
     ("src/config", 1, &["src/rule", "src/error", "src/clock", "src/tls"]),

@@ -168,6 +168,7 @@ async fn moto_is_served_as_ec2_is() {
         regions: vec![region("us-east-1")],
         role_arn: Some("arn:aws:iam::210987654321:role/portcullis".to_owned()),
         external_id: Some("external-1".to_owned()),
+        session_per_principal: false,
     });
     let ec2 = open(settings).await;
     let config = sdk().await.into_builder().endpoint_url(&moto.url).build();

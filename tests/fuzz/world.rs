@@ -17,7 +17,7 @@ const MAX_RULES: usize = 60;
 impl World {
     pub(super) fn call(&self) -> CallContext {
         let deadline = Instant::now() + Duration::from_secs(60);
-        CallContext { deadline, operation_id: "op".to_owned() }
+        CallContext::new(deadline, "op")
     }
 
     pub(super) fn target(&self) -> Target {

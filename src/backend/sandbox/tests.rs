@@ -60,7 +60,7 @@ fn sample() -> Bench {
 
 fn call() -> CallContext {
     let deadline = Instant::now() + Duration::from_secs(30);
-    CallContext { deadline, operation_id: "op-1".to_owned() }
+    CallContext::new(deadline, "op-1")
 }
 
 /// One permission: protocol, first and last port, and one peer of any kind. `+` after the peer begins a description.

@@ -111,7 +111,7 @@ async fn a_delayed_answer_is_applied_at_once_and_bounded_by_the_deadline() {
     assert!(matches!(bench.image(WEB).await, Err(BackendError::Unavailable(_))));
     assert_eq!(bench.image(WEB).await.unwrap().rules.len(), 10);
 
-    let late = CallContext { deadline: Instant::now(), operation_id: String::new() };
+    let late = CallContext::new(Instant::now(), "");
     let result = bench.sandbox.image(&late, &bench.target, &group(WEB)).await;
     assert!(matches!(result, Err(BackendError::DeadlineTooNear)));
 }
