@@ -25,8 +25,14 @@ use portcullis::{
 };
 use tokio::time::Instant;
 
+#[path = "ec2_backend/denied.rs"]
+mod denied;
+#[path = "ec2_backend/door.rs"]
+mod door;
 #[path = "ec2_backend/hostile.rs"]
 mod hostile;
+#[path = "ec2_backend/identity.rs"]
+mod identity;
 #[path = "ec2_backend/moto.rs"]
 mod moto;
 #[path = "ec2_backend/opening.rs"]
