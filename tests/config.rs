@@ -297,7 +297,7 @@ fn targets_are_checked() {
         ),
         ("\"hush\"", "\"h\"", ":8: ec2_targets[0].external_id: takes 2 to 1224 characters"),
         (
-            "role_arn = \"arn:aws:iam::123456789012:role/portcullis\"",
+            "role_arn = \"arn:aws:iam::123456789012:role/portcullis\"\nexternal_id = \"hush\"",
             "session_per_principal = true",
             ":7: ec2_targets[0].session_per_principal: needs role_arn",
         ),
