@@ -134,6 +134,17 @@ pub struct CallContext {
     pub read_lane: Lane,
     /// The slot that [`Backend::reserve`] got.
     pub slot: HeldSlot,
+    /// The AWS session that makes it, where the sandbox is EC2 for others; its effect log names it.
+    pub session: Option<Arc<AwsSession>>,
+}
+
+/// A session of an assumed role, as AWS names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwsSession {
+    /// `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
+    pub arn: String,
+    /// Who is behind it, if it says so.
+    pub source_identity: Option<String>,
 }
 
 /// A slot for one EC2 call. Dropped, it is given back.
@@ -172,6 +183,7 @@ impl CallContext {
             lane: Lane::Common,
             read_lane: Lane::Common,
             slot: HeldSlot::default(),
+            session: None,
         }
     }
 }

@@ -375,6 +375,7 @@ async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, 
         regions: target.regions.clone(),
         role_arn: target.role_arn.clone(),
         external_id: target.external_id.as_ref().map(|id| id.expose().to_owned()),
+        session_per_principal: target.session_per_principal,
     };
     let settings = Ec2Settings {
         endpoint_url: ec2.endpoint_url.clone(),
@@ -383,6 +384,7 @@ async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, 
         default_region: config.default_region.clone(),
         attempt_timeout: ec2.attempt_timeout,
         connect_timeout: ec2.connect_timeout,
+        decode_authorization_messages: ec2.decode_authorization_messages,
     };
     // Boxed, because the SDK's futures are large and it happens once.
     Ok(Arc::new(Box::pin(Ec2::open(settings)).await?))
