@@ -294,6 +294,12 @@ async fn open_authenticator(
     clock: Arc<dyn Clock>,
 ) -> Result<Authenticator, String> {
     let reread = move || match Config::load(settings.config.as_deref(), settings.flags.clone()) {
+        // As a file is while it is written anew. What authenticates nobody would not have started as this did.
+        Ok(Config { authentication, tls, .. })
+            if !authentication.has_credentials() && !tls.names_clients() =>
+        {
+            Err("the configuration names no caller any more: that needs a restart".to_owned())
+        }
         Ok(config) => Ok(config.authentication.tokens),
         Err(complaints) => {
             let lines: Vec<String> = complaints.iter().map(ToString::to_string).collect();
@@ -398,6 +404,7 @@ async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, 
         regions: target.regions.clone(),
         role_arn: target.role_arn.clone(),
         external_id: target.external_id.as_ref().map(|id| id.expose().to_owned()),
+        session_per_principal: target.session_per_principal,
     };
     let settings = Ec2Settings {
         endpoint_url: ec2.endpoint_url.clone(),
@@ -406,6 +413,7 @@ async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, 
         default_region: config.default_region.clone(),
         attempt_timeout: ec2.attempt_timeout,
         connect_timeout: ec2.connect_timeout,
+        decode_authorization_messages: ec2.decode_authorization_messages,
     };
     // Boxed, because the SDK's futures are large and it happens once.
     Ok(Arc::new(Box::pin(Ec2::open(settings)).await?))

@@ -116,6 +116,15 @@ fn targets_are_read() {
     assert_eq!(target.account.as_str(), "123456789012");
     assert_eq!(target.regions.len(), 2);
     assert_eq!(target.external_id.as_ref().unwrap().expose(), "hush");
+    assert!(!target.session_per_principal && !ec2.decode_authorization_messages);
+    let on = format!("ec2_decode_authorization_messages = true{EC2}session_per_principal = true");
+    let config = of_file(&on);
+    assert!(config.show().contains("\nsession_per_principal = true"), "{}", config.show());
+    let BackendConfig::Ec2(ec2) = config.backend else { panic!() };
+    assert!(ec2.targets[0].session_per_principal && ec2.decode_authorization_messages);
+    let off = of_file(&format!("{EC2}session_per_principal = false"));
+    let BackendConfig::Ec2(ec2) = off.backend else { panic!() };
+    assert!(!ec2.targets[0].session_per_principal);
 }
 
 #[test]
@@ -357,6 +366,16 @@ fn targets_are_checked() {
             ":8: ec2_targets[0].log_level: is a setting: it goes above the first [[ec2_targets]]",
         ),
         ("\"hush\"", "\"h\"", ":8: ec2_targets[0].external_id: takes 2 to 1224 characters"),
+        (
+            "role_arn = \"arn:aws:iam::123456789012:role/portcullis\"\nexternal_id = \"hush\"",
+            "session_per_principal = true",
+            ":7: ec2_targets[0].session_per_principal: needs role_arn",
+        ),
+        (
+            "external_id = \"hush\"",
+            "session_per_principal = \"yes\"",
+            ":8: ec2_targets[0].session_per_principal: takes true or false, not a TOML string",
+        ),
         (
             "[[ec2_targets]]",
             "[[ec2_targets]]\naccount_id = \"123456789012\"\nregions = [\"us-east-1\"]\n[[ec2_targets]]",

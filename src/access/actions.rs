@@ -3,10 +3,12 @@
 
 /// What a policy's `action` can be, less the groups of actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each is the RPC of that name, but for the first")]
+#[allow(missing_docs, reason = "each is the RPC of that name, but for the first two")]
 pub enum Action {
     /// Working in a Target at all.
     Access,
+    /// Having incident response's lane to EC2 in a Target. A privilege: without it a call is served, too.
+    UseIncidentLane,
     RevokeEgress,
     AuthorizeEgress,
     RevokeIngress,
@@ -34,8 +36,11 @@ pub enum Entry {
 use Action as A;
 use Entry::{Decided, Open};
 
-/// The table: service, method, how it is decided.
-pub const TABLE: &[(&str, &str, Entry)] = &[
+/// A line of the table: service, method, how it is decided.
+pub type Row = (&'static str, &'static str, Entry);
+
+/// The table.
+pub const TABLE: &[Row] = &[
     (GROUPS, "RevokeEgress", Decided(A::RevokeEgress)),
     (GROUPS, "AuthorizeEgress", Decided(A::AuthorizeEgress)),
     (GROUPS, "RevokeIngress", Decided(A::RevokeIngress)),
@@ -70,6 +75,7 @@ impl Action {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Access => "access",
+            Self::UseIncidentLane => "UseIncidentLane",
             Self::RevokeEgress => "RevokeEgress",
             Self::AuthorizeEgress => "AuthorizeEgress",
             Self::RevokeIngress => "RevokeIngress",
@@ -86,8 +92,11 @@ impl Action {
         }
     }
 
-    /// The action of that name, if an RPC has it.
+    /// The action of that name, if an RPC has it or it is one that callers are given beside their RPCs.
     pub fn parse(name: &str) -> Option<Self> {
+        if name == Self::UseIncidentLane.as_str() {
+            return Some(Self::UseIncidentLane);
+        }
         TABLE.iter().find_map(|(_, _, entry)| match entry {
             Decided(action) if action.as_str() == name => Some(*action),
             Decided(_) | Open => None,

@@ -214,7 +214,7 @@ impl Holder<'_> {
             let why = "its account and Region are not served any more".to_owned();
             return Ok(step(State::Unresolved, None, why));
         };
-        let work = operations.work(meta, target, None);
+        let work = operations.work(meta, target, true);
         let mut sent = false;
         for _ in 0..MAX_ROUNDS {
             let plan = self.record.plan.clone();

@@ -48,7 +48,7 @@ const SANDBOX: [Action; 2] = [Action::GetState, Action::Reset];
 
 fn any_asked() -> impl Strategy<Value = Asked> {
     let action = prop_oneof![
-        select(vec![Action::Access]),
+        select(vec![Action::Access, Action::UseIncidentLane]),
         select(READ.to_vec()),
         select(MUTATE.to_vec()),
         select(MUTATE.to_vec()),
@@ -95,7 +95,8 @@ fn any_asked() -> impl Strategy<Value = Asked> {
                 Action::RevokeEgress | Action::AuthorizeEgress => Direction::Egress,
                 _ => Direction::Ingress,
             };
-            let on_target = action == Action::Access || on_target && READ.contains(&action);
+            let of_target = [Action::Access, Action::UseIncidentLane].contains(&action);
+            let on_target = of_target || on_target && READ.contains(&action);
             let last = last && action == Action::RevokeEgress;
             let rule = RULES.contains(&action).then_some((direction, traffic, peer));
             let address = address.parse().unwrap();
@@ -135,6 +136,7 @@ fn decided(access: &Access, asked: &Asked) -> bool {
     let certificate = asked.spiffe_id.map(|id| {
         Arc::new(Certificate {
             subject: "CN=alice".to_owned(),
+            issuer: "CN=ca".to_owned(),
             spiffe_id: Some(id.to_owned()),
             not_before: SystemTime::UNIX_EPOCH,
             not_after: SystemTime::UNIX_EPOCH,
@@ -189,6 +191,7 @@ fn read_only(asked: &Asked) -> bool {
 fn team_by_tag(asked: &Asked) -> bool {
     let known = READ.contains(&asked.action) || MUTATE.contains(&asked.action);
     match asked.tags.iter().find(|(key, _)| *key == "team") {
+        _ if asked.action == Action::UseIncidentLane => false,
         _ if asked.action == Action::Access || asked.on_target => !asked.groups.is_empty(),
         Some((_, team)) => known && asked.groups.contains(team),
         None => false,
@@ -217,6 +220,7 @@ fn guardrails(asked: &Asked) -> bool {
     });
     asked.groups.contains(&"network-engineers")
         && !SANDBOX.contains(&asked.action)
+        && asked.action != Action::UseIncidentLane
         && !(mutates && (!ours || protected))
         && (!asked.last || admin)
         && !opens_badly
@@ -227,7 +231,8 @@ fn break_glass(asked: &Asked) -> bool {
     let revokes = matches!(asked.action, Action::RevokeEgress | Action::RevokeIngress);
     let emergency =
         asked.method == Method::Mtls && asked.spiffe_id == Some("spiffe://example.org/break-glass");
-    asked.groups.contains(&"incident-responders") && (looks || revokes)
+    let first = asked.action == Action::UseIncidentLane;
+    asked.groups.contains(&"incident-responders") && (looks || revokes || first)
         || emergency && !SANDBOX.contains(&asked.action)
 }
 

@@ -109,18 +109,8 @@ pub async fn nobody() -> Arc<Authenticator> {
     Arc::new(Authenticator::open(off, false, Arc::new(SystemClock)).await.unwrap())
 }
 
-/// For callers that this tells.
-#[allow(dead_code, reason = "the attack tests use it")]
-pub async fn start_for(
-    limits: Limits,
-    sandbox_service: bool,
-    authenticator: Arc<Authenticator>,
-) -> Server {
-    start_limited(limits, RateLimits::default(), sandbox_service, authenticator).await
-}
-
-/// With limits for each caller.
-#[allow(dead_code, reason = "the tests of limits use it")]
+/// For callers that this tells, with limits for each.
+#[allow(dead_code, reason = "the tests of attacks and limits use it")]
 pub async fn start_limited(
     limits: Limits,
     rate_limits: RateLimits,

@@ -70,7 +70,6 @@ async fn settle(
         // What the answer explains is what the caller may see.
         principal: Principal::parse_id(&record.caller).unwrap_or_else(Principal::local).into(),
         peer: Peer::default(),
-        incident: false,
         method: "",
         key: None,
         change_reason: None,
