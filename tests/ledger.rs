@@ -11,6 +11,10 @@
 #[path = "ledger/suite.rs"]
 #[macro_use]
 mod suite;
+#[path = "ledger/folder.rs"]
+mod folder;
+#[path = "ledger/sqlite.rs"]
+mod sqlite;
 
 mod memory {
     use std::{sync::Arc, time::Duration};
