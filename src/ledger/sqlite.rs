@@ -22,6 +22,9 @@ mod schema;
 mod tables;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use archive::{Archive, Verified};
 pub use fault::{Cause, OpenError};
 
@@ -208,6 +211,7 @@ impl fmt::Debug for Sqlite {
 impl Drop for Sqlite {
     /// What waits is still written; then the file is free for the next one.
     fn drop(&mut self) {
+        self.shared.readers.close();
         if let Driver::Thread(running) = &mut self.driver
             && let Some(running) = running.get_mut().unwrap_or_else(PoisonError::into_inner).take()
         {

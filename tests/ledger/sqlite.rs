@@ -1,6 +1,6 @@
 //! The engine in one file: the suite with its thread and without, and what is its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use portcullis::{
     clock::ManualClock,
@@ -14,6 +14,13 @@ use crate::{
     folder::Folder,
     suite::{self, Bench, Later},
 };
+
+#[path = "sqlite/damage.rs"]
+mod damage;
+#[path = "sqlite/file.rs"]
+mod file;
+#[path = "sqlite/proof.rs"]
+mod proof;
 
 pub const BACKEND: &str = "ec2 https://ec2.eu-central-1.amazonaws.com";
 
@@ -40,7 +47,7 @@ impl InFile {
     }
 
     pub fn open(&mut self) -> Result<(), OpenError> {
-        let path = self.folder.join("ledger.db");
+        let path = self.path();
         let clock = Arc::new(self.clock.clone());
         let open = if self.with_thread { Sqlite::open } else { Sqlite::open_replayable };
         self.ledger = Some(Arc::new(open(&path, BACKEND, suite::TERMS, clock)?));
@@ -49,6 +56,15 @@ impl InFile {
 
     pub fn sqlite(&self) -> &Sqlite {
         self.ledger.as_ref().unwrap()
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.join("ledger.db")
+    }
+
+    /// Another connection to the file, as a shell's or an auditor's.
+    pub fn raw(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.path()).unwrap()
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) enum Fault {
     /// The connection is not to be used again.
     Broken(String),
     /// SQLite has undone the whole transaction.
-    Undone,
+    Undone(String),
 }
 
 impl fmt::Display for OpenError {
@@ -94,7 +94,7 @@ impl fmt::Display for Fault {
             Self::Sql(error) => write!(f, "{error}"),
             Self::Record(id, error) => write!(f, "the record of {id} cannot be read: {error}"),
             Self::Open(why) | Self::Broken(why) => f.write_str(why),
-            Self::Undone => f.write_str("another operation of the same transaction failed"),
+            Self::Undone(why) => write!(f, "a whole transaction was undone: {why}"),
         }
     }
 }

@@ -43,6 +43,11 @@ impl Readers {
             .unwrap_or_else(|error| Err(LedgerError::Unavailable(format!("reading: {error}"))))
     }
 
+    /// Closes what nobody uses: the writer must be the last, to leave everything in the one file.
+    pub(super) fn close(&self) {
+        self.idle().clear();
+    }
+
     fn read_here<T>(
         &self,
         act: impl FnOnce(&Connection) -> Result<T, Fault>,

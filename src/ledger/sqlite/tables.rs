@@ -147,18 +147,20 @@ fn list_in_state(
         (" AND held_until < :held_until", ":held_until", given(&held_until)),
         (" AND id < :before", ":before", given(&filter.before)),
     ];
+    let wanted = wanted.into_iter().filter_map(|(text, name, value)| Some((text, name, value?)));
     let mut sql = "SELECT id, record FROM operations WHERE true".to_owned();
     let mut parameters: Vec<(&str, &dyn ToSql)> = vec![(":limit", &limit)];
     for (text, name, value) in wanted {
-        if let Some(value) = value {
-            sql.push_str(text);
-            parameters.push((name, value));
-        }
+        sql.push_str(text);
+        parameters.push((name, value));
     }
     sql.push_str(" ORDER BY id DESC LIMIT :limit");
     let mut statement = conn.prepare_cached(&sql)?;
     let rows = statement.query_map(parameters.as_slice(), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let found = rows.collect::<Result<_, _>>()?;
+    #[cfg(test)]
+    super::tests::note_steps(&statement);
+    Ok(found)
 }
 
 fn given<T: ToSql>(value: &Option<T>) -> Option<&dyn ToSql> {

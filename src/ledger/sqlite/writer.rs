@@ -39,8 +39,9 @@ pub(super) trait Job: Send {
 
 /// An operation is undone.
 pub(super) struct Undo {
-    /// For this reason the connection is not to be used again.
-    lasting: Option<String>,
+    why: String,
+    /// The connection is not to be used again.
+    lasting: bool,
 }
 
 /// A job with its answer.
@@ -97,9 +98,9 @@ where
             }
             Err(fault) => fault,
         };
-        let lasting = fault.is_lasting().then(|| fault.to_string());
+        let undo = Undo { why: fault.to_string(), lasting: fault.is_lasting() };
         self.outcome = Some(Err(fault.into_answer()));
-        Err(Undo { lasting })
+        Err(undo)
     }
 
     fn finish(self: Box<Self>, committed: &Result<(), LedgerError>) {
@@ -222,10 +223,10 @@ fn batch(
         conn.prepare_cached("SAVEPOINT one")?.execute([])?;
         match job.run(&mut tables) {
             Ok(()) => written.append(&mut tables.written),
-            Err(Undo { lasting: Some(why) }) => return Err(Fault::Broken(why)),
+            Err(Undo { why, lasting: true }) => return Err(Fault::Broken(why)),
             // A full disk may have undone the whole transaction.
-            Err(_) if conn.is_autocommit() => return Err(Fault::Undone),
-            Err(_) => drop(conn.prepare_cached("ROLLBACK TO one")?.execute([])?),
+            Err(Undo { why, .. }) if conn.is_autocommit() => return Err(Fault::Undone(why)),
+            Err(Undo { .. }) => drop(conn.prepare_cached("ROLLBACK TO one")?.execute([])?),
         }
         conn.prepare_cached("RELEASE one")?.execute([])?;
         if next == jobs.len() && next < MAX_BATCH {
