@@ -207,17 +207,17 @@ impl Tables<'_> {
                     :version, :created, :held_until, :settled, :event, :record)";
             return self.write(record, sql);
         }
-        self.update(record)?;
-        let sql = "UPDATE operations SET live_key = key WHERE id = ?1 AND live_key IS NOT key";
-        self.conn.prepare_cached(sql)?.execute(params![record.id])?;
-        Ok(())
+        // First, while it is settled: its old group may be another's by now.
+        let sql = "UPDATE operations SET live_key = key, grp = ?2 WHERE id = ?1";
+        self.conn.prepare_cached(sql)?.execute(params![record.id, record.group])?;
+        self.update(record)
     }
 
-    /// Writes a record that is there. What never changes is written as well: this is the one place that fills columns.
+    /// Writes a record that has moved. Columns that no move changes are left out: SQLite writes each index of a column
+    /// that is set, even to what it was.
     pub(super) fn update(&mut self, record: &Record) -> Result<(), Fault> {
-        let sql = "UPDATE operations SET scope = :scope, caller = :caller, key = :key, grp = :group, account = :account,
-                region = :region, state = :state, fence = :fence, version = :version, created = :created,
-                held_until = :held_until, settled = :settled, event = :event, record = :record
+        let sql = "UPDATE operations SET state = :state, fence = :fence, version = :version, held_until = :held_until,
+                settled = :settled, event = :event, record = :record
             WHERE id = :id";
         self.write(record, sql)
     }
@@ -226,7 +226,9 @@ impl Tables<'_> {
         let json = serde_json::to_string(record)
             .map_err(|error| Fault::Record(record.id.clone(), error))?;
         let event = self.append(&Event::of(record, &json, to_millis(self.now)))?;
-        self.conn.prepare_cached(sql)?.execute(named_params! {
+        let mut statement = self.conn.prepare_cached(sql)?;
+        // What a statement does not write is not bound.
+        let columns: &[(&str, &dyn ToSql)] = named_params! {
             ":id": record.id,
             ":scope": record.scope,
             ":caller": record.caller,
@@ -242,7 +244,13 @@ impl Tables<'_> {
             ":settled": record.settled_at.map(time),
             ":event": event,
             ":record": json,
-        })?;
+        };
+        for (name, value) in columns {
+            if let Some(at) = statement.parameter_index(name)? {
+                statement.raw_bind_parameter(at, value)?;
+            }
+        }
+        statement.raw_execute()?;
         self.written.push((record.id.clone(), record.version));
         Ok(())
     }

@@ -210,9 +210,10 @@ pub async fn what_runs_again_may_be_in_another_group(bench: &mut dyn Bench) {
     let ledger = bench.ledger();
     let released = in_state(&ledger, &intent(1), State::Released).await;
     let moved = Intent { group: group(7), ..again(&released, &intent(1)) };
+    let other = write(&ledger, &Intent { group: group(1), ..intent(2) }).await;
     let record = write(&ledger, &moved).await;
     assert_eq!(look(&ledger, &intent(7)).await.unsettled, Some(record));
-    assert!(look(&ledger, &intent(1)).await.unsettled.is_none());
+    assert_eq!(look(&ledger, &intent(1)).await.unsettled, Some(other));
 }
 
 pub async fn a_group_has_one_unsettled_operation(bench: &mut dyn Bench) {
