@@ -27,7 +27,7 @@ use portcullis::{
         PolicyConfig, SandboxConfig, TlsConfig,
     },
     credentials::{Authenticator, Reread},
-    ledger::{Ledger, Terms, memory::Memory},
+    ledger::{Ledger, Terms, memory::Memory, sqlite::Sqlite},
     middleware::idempotency::{Books, SETTLE_EVERY},
     operations::Timing,
     random::{Random, SystemRandom},
@@ -247,9 +247,11 @@ fn open_books(config: &Config, clock: Arc<dyn Clock>) -> Result<Books, String> {
     let terms = Terms { key_retention: *key_retention, record_retention: *record_retention };
     let ledger: Arc<dyn Ledger> = match engine {
         LedgerEngine::Memory => Arc::new(Memory::new(terms, clock)),
-        LedgerEngine::Sqlite(_) | LedgerEngine::Postgres(_) => {
-            return Err("this build has no such ledger".to_owned());
+        LedgerEngine::Sqlite(path) => {
+            let opened = Sqlite::open(path, &bound_to(&config.backend), terms, clock);
+            Arc::new(opened.map_err(|error| error.to_string())?)
         }
+        LedgerEngine::Postgres(_) => return Err("this build has no such ledger".to_owned()),
     };
     let attempt = match &config.backend {
         BackendConfig::Ec2(ec2) => ec2.attempt_timeout,
@@ -262,6 +264,14 @@ fn open_books(config: &Config, clock: Arc<dyn Clock>) -> Result<Books, String> {
         key_required: *key_required,
         settle_every: SETTLE_EVERY,
     })
+}
+
+/// What a ledger on disk is for. It refuses to be another backend's: keys and records would mean something else.
+fn bound_to(backend: &BackendConfig) -> String {
+    match backend {
+        BackendConfig::Sandbox(_) => "sandbox".to_owned(),
+        BackendConfig::Ec2(ec2) => format!("ec2 {}", ec2.endpoint_url.as_deref().unwrap_or("aws")),
+    }
 }
 
 /// TLS, if it is served here.
