@@ -15,6 +15,7 @@ use std::{
 use tokio::time::Instant;
 
 pub mod memory;
+pub mod postgres;
 pub mod record;
 pub mod state;
 pub mod stored;

@@ -64,8 +64,13 @@ const CRATES: &[(&str, &[&str])] = &[
     ("aws_", &["src/backend/ec2"]),
     ("cedar_", &["src/access"]),
     ("jsonwebtoken", &["src/credentials"]),
-    ("tokio_rustls", &["src/tls", "src/cli/connect", "src/server/connections/tests"]),
-    ("x509_parser", &["src/tls"]),
+    ("deadpool_postgres", &["src/ledger/postgres"]),
+    ("tokio_postgres", &["src/ledger/postgres"]),
+    (
+        "tokio_rustls",
+        &["src/tls", "src/cli/connect", "src/server/connections/tests", "src/ledger/postgres/tls"],
+    ),
+    ("x509_parser", &["src/tls", "src/ledger/postgres/tls"]),
     (
         "tonic",
         &[
