@@ -56,7 +56,8 @@ impl Memory {
     fn intend_now(&self, intent: &Intent) -> Result<Intended, LedgerError> {
         let now = self.clock.now();
         let mut book = self.book();
-        if let Some(other) = book.unsettled_of(&intent.group).filter(|other| other.id != intent.id) {
+        if let Some(other) = book.unsettled_of(&intent.group).filter(|other| other.id != intent.id)
+        {
             return Ok(Intended::GroupBusy(Box::new(other.clone())));
         }
         let under_key = intent.key.as_ref().and_then(|key| {
@@ -69,6 +70,7 @@ impl Memory {
             Some(known) => known.again(intent, now)?,
             None => Record::begin(intent, now)?,
         };
+        book.claim_key(&record);
         book.put(record.clone());
         book.make_room();
         Ok(Intended::Written(Box::new(record)))
@@ -98,11 +100,15 @@ impl Book {
         record.key_ends(retention).is_none_or(|end| now < end).then_some(record)
     }
 
-    fn put(&mut self, record: Record) {
+    /// Only an intent claims its key: what moves later may have lost it to another.
+    fn claim_key(&mut self, record: &Record) {
         if let Some(key) = record.key.clone() {
             let key = (record.scope.clone(), record.caller.clone(), key);
             self.keys.insert(key, record.id.clone());
         }
+    }
+
+    fn put(&mut self, record: Record) {
         if record.state.is_unsettled() {
             self.unsettled.insert(record.group.clone(), record.id.clone());
         } else if self.unsettled.get(&record.group) == Some(&record.id) {
@@ -230,6 +236,8 @@ impl Ledger for Memory {
             .map(|record| record.id.clone())
             .collect();
         old.iter().for_each(|id| book.forget(id));
+        drop(book);
+        self.tell();
         Box::pin(std::future::ready(Ok(old.len())))
     }
 

@@ -55,7 +55,8 @@ impl Turns {
     fn line_up(&self, group: &str) -> Result<(Place, Arc<Semaphore>), LedgerError> {
         let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Groups { of, all } = &mut *groups;
-        let name: Arc<str> = of.get_key_value(group).map_or_else(|| group.into(), |(n, _)| n.clone());
+        let name: Arc<str> =
+            of.get_key_value(group).map_or_else(|| group.into(), |(n, _)| n.clone());
         let here = of.get(group).map_or(0, |group| group.here);
         if here >= MAX_OF_GROUP || *all >= MAX_OF_ALL {
             return Err(LedgerError::TooMany);
