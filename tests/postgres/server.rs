@@ -49,6 +49,11 @@ const REAPER: &str = r#"
 impl Server {
     /// Makes one and starts it. `settings` are as in postgresql.conf: `fsync=off`.
     pub fn start(settings: &[&str]) -> Self {
+        Self::start_with(settings, |_| ())
+    }
+
+    /// The same, with a chance to change files below its folder before it starts; its data is in `data`.
+    pub fn start_with(settings: &[&str], change: impl FnOnce(&Path)) -> Self {
         let folder = folder();
         let reaper = Command::new("sh")
             .args(["-c", REAPER])
@@ -79,6 +84,7 @@ impl Server {
             .output()
             .unwrap();
         assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
+        change(&server.folder);
         server.begin();
         server
     }
@@ -182,7 +188,9 @@ impl Server {
                 "-v",
                 "ON_ERROR_STOP=1",
             ])
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"])
+            .arg("-h")
+            .arg(&self.folder)
+            .args(["-p", &self.port.to_string(), "-U", "postgres"])
             .args(["-d", database, "-c", sql])
             .env("PGPASSWORD", PASSWORD)
             .env("PGCONNECT_TIMEOUT", "5")
@@ -280,7 +288,7 @@ fn folder() -> PathBuf {
 }
 
 /// A process that ends another when this one is gone.
-#[allow(dead_code, reason = "not every file of tests has more than servers")]
+
 pub fn end_with_us(process: u32) -> Child {
     Command::new("sh")
         .args(["-c", "cat >/dev/null; kill \"$0\""])
