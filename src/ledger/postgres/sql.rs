@@ -1,4 +1,4 @@
-//! All SQL, and how a record becomes columns.
+//! All SQL but the functions that it calls (`schema.sql`), and how a record becomes columns.
 //!
 //! Every move is one statement, so one round trip and no transaction that a paused replica could keep open: a record
 //! is read, moved by the pure functions, and written if its version is still the one that was read. Statements have no
@@ -17,60 +17,15 @@ use crate::ledger::{Filter, Intent, LedgerError, Record, Terms, record::to_milli
 /// What a parameter is.
 pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// The clock, and what holds for the transaction: its commit waits for the disk (and for the standby, if there is a
-/// synchronous one), whatever the role's default is, and a lock is not waited for longer than a call is.
-macro_rules! durable {
-    () => {
-        "durable AS MATERIALIZED (SELECT portcullis.now_ms() AS now,
-            set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'remote_apply'
-                THEN 'remote_apply' ELSE 'on' END, true),
-            set_config('lock_timeout', '2000', true))"
-    };
-}
-
-/// For turns, which a crash may lose.
-macro_rules! fleeting {
-    () => {
-        "fleeting AS MATERIALIZED (SELECT portcullis.now_ms() AS now,
-            set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '2000', true))"
-    };
-}
-
-/// After a write of a record, `written`: its event, and the answer.
-macro_rules! event {
-    () => {
-        "event AS (INSERT INTO portcullis.events (id, version, state, at, digest)
-            SELECT $1, $11, $8, $18, $17 FROM written)
-        SELECT now, EXISTS (SELECT FROM written) FROM durable"
-    };
-}
-
 /// Parameters: [`Columns`], then $18 the time that was taken, $19 by how much it may be wrong, $20 the key's hash.
-pub(super) const INSERT: &str = concat!(
-    "WITH ",
-    durable!(),
-    ", written AS (
-        INSERT INTO portcullis.records (id, scope, caller, key, \"group\", account, region, state, unsettled, fence,
-            version, created, held_until, settled, key_until, record, key_hash)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $20 FROM durable
-        WHERE abs(now - $18) <= $19
-            AND ($9 OR NOT EXISTS (SELECT FROM portcullis.records WHERE \"group\" = $5 AND unsettled))
-        ON CONFLICT DO NOTHING RETURNING id), ",
-    event!()
-);
+pub(super) const INSERT: &str =
+    "SELECT at_now, done FROM portcullis.insert_record($1, $2, $3, $4, $5, $6, $7, $8, $9,
+    $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
 
 /// Parameters: as for [`INSERT`], where no hash leaves the key as it is; $21 the version that was read.
-pub(super) const UPDATE: &str = concat!(
-    "WITH ",
-    durable!(),
-    ", written AS (
-        UPDATE portcullis.records r SET scope = $2, caller = $3, key = $4, \"group\" = $5, account = $6, region = $7,
-            state = $8, unsettled = $9, fence = $10, version = $11, created = $12, held_until = $13, settled = $14,
-            key_until = $15, record = $16, key_hash = coalesce($20, r.key_hash)
-        FROM durable WHERE r.id = $1 AND r.version = $21 AND abs(now - $18) <= $19
-        RETURNING r.id), ",
-    event!()
-);
+pub(super) const UPDATE: &str =
+    "SELECT at_now, done FROM portcullis.update_record($1, $2, $3, $4, $5, $6, $7, $8, $9,
+    $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
 
 /// Frees a key. Parameters: the record that has it, its version.
 pub(super) const FREE: &str =
@@ -83,11 +38,7 @@ pub(super) const BEGIN: &str =
 pub(super) const COMMIT: &str = "COMMIT";
 
 /// What concerns a call. Parameters: an id, the key's hash, the group.
-pub(super) const LOOK: &str = "SELECT portcullis.now_ms(), mine.record, held.record, busy.record
-    FROM (SELECT) one
-    LEFT JOIN portcullis.records mine ON mine.id = $1
-    LEFT JOIN portcullis.records held ON held.key_hash = $2
-    LEFT JOIN portcullis.records busy ON busy.\"group\" = $3 AND busy.unsettled";
+pub(super) const LOOK: &str = "SELECT at_now, mine, held, busy FROM portcullis.look($1, $2, $3)";
 
 /// Versions. Parameter: ids.
 pub(super) const VERSIONS: &str = "SELECT id, version FROM portcullis.records WHERE id = ANY($1)";
@@ -106,10 +57,8 @@ pub(super) const LIST: &str = "SELECT record FROM portcullis.records
     ORDER BY id DESC LIMIT $14";
 
 /// Parameters: the retention, the most. What went leaves an event.
-pub(super) const SWEEP: &str = concat!(
-    "WITH ",
-    durable!(),
-    ", gone AS (
+pub(super) const SWEEP: &str = "WITH durable AS MATERIALIZED (SELECT portcullis.durable() AS now),
+    gone AS (
         DELETE FROM portcullis.records WHERE id IN (
             SELECT id FROM portcullis.records WHERE settled <= (SELECT now FROM durable) - $1
             ORDER BY settled LIMIT $2 FOR UPDATE SKIP LOCKED)
@@ -117,55 +66,23 @@ pub(super) const SWEEP: &str = concat!(
     event AS (
         INSERT INTO portcullis.events (id, version, state, at, digest)
         SELECT gone.id, gone.version, 'SWEPT', now, '\\x' FROM gone, durable)
-    SELECT count(*) FROM gone"
-);
+    SELECT count(*) FROM gone";
 
 /// Lines that nobody stands in any more.
-pub(super) const SWEEP_TURNS: &str = concat!(
-    "WITH ",
-    fleeting!(),
-    " DELETE FROM portcullis.turns WHERE NOT EXISTS
-        (SELECT FROM unnest(leases) lease WHERE lease > (SELECT now FROM fleeting))"
-);
+pub(super) const SWEEP_TURNS: &str =
+    "WITH fleeting AS MATERIALIZED (SELECT portcullis.fleeting() AS now)
+    DELETE FROM portcullis.turns WHERE NOT EXISTS
+        (SELECT FROM unnest(leases) lease WHERE lease > (SELECT now FROM fleeting))";
 
 /// Whether it can be written.
-pub(super) const CHECK: &str = concat!(
-    "WITH ",
-    durable!(),
-    " UPDATE portcullis.meta SET checked = now FROM durable RETURNING now"
-);
+pub(super) const CHECK: &str = "WITH durable AS MATERIALIZED (SELECT portcullis.durable() AS now)
+    UPDATE portcullis.meta SET checked = now FROM durable RETURNING now";
 
-/// Enters the line of a group, or stays in it. Parameters: the group, the ticket, its lease, the longest line. The
-/// answer: the ticket's place, from 1; null: the line is full. Tickets whose lease is over leave.
-pub(super) const ENTER: &str = concat!(
-    "WITH ",
-    fleeting!(),
-    " INSERT INTO portcullis.turns AS t (\"group\", tickets, leases)
-        SELECT $1, ARRAY[$2], ARRAY[now + $3] FROM fleeting
-    ON CONFLICT (\"group\") DO UPDATE SET (tickets, leases) = (
-        SELECT array_agg(ticket ORDER BY place), array_agg(lease ORDER BY place) FROM (
-            SELECT ticket, CASE ticket WHEN $2 THEN excluded.leases[1] ELSE lease END AS lease, place
-            FROM unnest(t.tickets, t.leases) WITH ORDINALITY AS line (ticket, lease, place)
-            WHERE ticket = $2 OR lease > excluded.leases[1] - $3
-            UNION ALL
-            SELECT $2, excluded.leases[1], 1000000
-            WHERE $2 <> ALL (t.tickets)
-                AND (SELECT count(*) FROM unnest(t.leases) lease WHERE lease > excluded.leases[1] - $3) < $4
-        ) line)
-    RETURNING array_position(tickets, $2)"
-);
+/// Enters the line of a group, or stays in it. Parameters: the group, the ticket, its lease, the longest line.
+pub(super) const ENTER: &str = "SELECT place FROM portcullis.enter($1, $2, $3, $4)";
 
 /// Leaves the line. Parameters: the group, the ticket.
-pub(super) const LEAVE: &str = concat!(
-    "WITH ",
-    fleeting!(),
-    ", gone AS (
-        DELETE FROM portcullis.turns USING fleeting WHERE \"group\" = $1 AND tickets = ARRAY[$2] RETURNING 1)
-    UPDATE portcullis.turns t SET (tickets, leases) = (
-        SELECT coalesce(array_agg(ticket ORDER BY place), '{}'), coalesce(array_agg(lease ORDER BY place), '{}')
-        FROM unnest(t.tickets, t.leases) WITH ORDINALITY AS line (ticket, lease, place) WHERE ticket <> $2)
-    WHERE \"group\" = $1 AND NOT EXISTS (SELECT FROM gone)"
-);
+pub(super) const LEAVE: &str = "SELECT FROM portcullis.leave($1, $2)";
 
 /// The end of the chain, if nobody else seals it now.
 pub(super) const HEAD: &str =
