@@ -155,3 +155,27 @@ async fn the_chain_is_cut_behind_what_was_swept_and_still_proves_the_rest() {
     step(&ledger, &unresolved, &decided).await;
     assert_eq!(postgres.verify().await.unwrap().findings, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_chain_is_cut_as_fast_as_records_are_swept() {
+    let database = shared().database();
+    let postgres = open(&database.url()).await.unwrap();
+    let ledger: Arc<dyn Ledger> = Arc::new(postgres.clone());
+    let mut tasks = Vec::new();
+    for n in 0..700 {
+        let ledger = ledger.clone();
+        tasks.push(tokio::spawn(async move {
+            in_state(&ledger, &intent(n), State::Succeeded).await;
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    set_clock(&database, 91 * DAY);
+    assert_eq!(ledger.sweep(1000).await.unwrap(), 700);
+    assert_eq!(database.psql("SELECT count(*) FROM portcullis.events"), "700", "those that say SWEPT");
+    set_clock(&database, 182 * DAY);
+    assert_eq!(ledger.sweep(1000).await.unwrap(), 0);
+    assert_eq!(database.psql("SELECT count(*) FROM portcullis.events"), "0");
+    assert_eq!(postgres.verify().await.unwrap().findings, Vec::<String>::new());
+}

@@ -19,6 +19,12 @@ use crate::ledger::{LedgerError, Record, Terms};
 /// The most events that are sealed together, and that are cut off together.
 const BATCH: i64 = 500;
 
+/// The most batches that are sealed or cut in one go: nobody is kept at it for ever.
+const BATCHES: usize = 40;
+
+/// The longest that one go may take.
+const GOING: Duration = Duration::from_secs(30);
+
 /// The most records or events that are read together.
 const PAGE: i64 = 500;
 
@@ -80,9 +86,9 @@ impl Event {
 
 /// Seals what is not sealed yet, unless somebody else is at it.
 pub(super) async fn seal(link: &Link) -> Result<(), Trouble> {
-    let mut lease = link.lease().await?;
+    let mut lease = link.lease_for(GOING).await?;
     let most: [Param<'_>; 1] = [(&BATCH, Type::INT8)];
-    loop {
+    for _ in 0..BATCHES {
         let ask = [(sql::HEAD, [].as_slice()), (sql::UNSEALED, &most)];
         let [head, rows] = lease.begin_with(sql::BEGIN, ask, false).await?;
         let Some(head) = head.first().filter(|_| !rows.is_empty()) else {
@@ -108,21 +114,29 @@ pub(super) async fn seal(link: &Link) -> Result<(), Trouble> {
         let end: [Param<'_>; 2] = [(&place, Type::INT8), (&hash, Type::BYTEA)];
         lease.commit_with([(sql::SEAL, &seals), (sql::NEW_HEAD, &end)]).await?;
         if i64::try_from(rows.len()).is_ok_and(|count| count < BATCH) {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 /// Cuts what is older than the retention off the chain's beginning, in small pieces, and keeps the hash at the cut.
 pub(super) async fn cut(link: &Link, retention: Duration) -> Result<(), Trouble> {
-    let mut lease = link.lease().await?;
-    let [head] = lease.begin_with(sql::BEGIN, [(sql::HEAD, &[])], false).await?;
-    if head.is_empty() {
-        return end(&mut lease).await;
-    }
+    let mut lease = link.lease_for(GOING).await?;
     let age = as_millis(retention);
     let params: [Param<'_>; 2] = [(&age, Type::INT8), (&BATCH, Type::INT8)];
-    lease.commit_with([(sql::SAY_AGAIN, &params), (sql::CUT, &params)]).await.map(|_| ())
+    for _ in 0..BATCHES {
+        let [head] = lease.begin_with(sql::BEGIN, [(sql::HEAD, &[])], false).await?;
+        if head.is_empty() {
+            return end(&mut lease).await;
+        }
+        let [_, cut] =
+            lease.commit_with([(sql::SAY_AGAIN, &params), (sql::CUT, &params)]).await?;
+        if cut.first().and_then(|row| row.try_get::<_, i64>(0).ok()).is_none_or(|cut| cut < BATCH) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Reads everything and says what does not fit.

@@ -120,8 +120,10 @@ pub(super) const CUT: &str = "WITH young AS (
     anchor AS (
         UPDATE portcullis.chain c SET anchor_place = e.place, anchor_hash = e.hash
         FROM portcullis.events e JOIN cut ON e.place = cut.place WHERE e.place > c.anchor_place
-        RETURNING c.anchor_place)
-    DELETE FROM portcullis.events WHERE place <= (SELECT anchor_place FROM anchor)";
+        RETURNING c.anchor_place),
+    gone AS (
+        DELETE FROM portcullis.events WHERE place <= (SELECT anchor_place FROM anchor) RETURNING 1)
+    SELECT count(*) FROM gone";
 
 /// One picture of everything, however long it takes to look at.
 pub(super) const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
