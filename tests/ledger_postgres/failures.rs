@@ -259,6 +259,8 @@ async fn a_lock_of_an_administrator_hangs_nothing() {
     lock.batch_execute("LOCK TABLE portcullis.records IN ACCESS EXCLUSIVE MODE").await.unwrap();
     unavailable(comes(ledger.intend(&Intent { group: group(7), ..intent(2) })).await);
     unavailable(comes(ledger.advance(&record.id, record.fence, &to(State::Succeeded))).await);
+    // A read waits for as long as a call may take.
+    unavailable(comes(ledger.list(&Filter::default())).await);
     // What was given up does not stay in the server, waiting for the lock: it was told to stop.
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     comes(async { while database.psql(waits) != "0" {} }).await;

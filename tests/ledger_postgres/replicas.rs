@@ -22,6 +22,16 @@ fn standing(database: &crate::server::Database<'_>) -> String {
     database.psql("SELECT coalesce(sum(cardinality(tickets)), 0) FROM portcullis.turns")
 }
 
+/// Waits until so many do.
+async fn stands(database: &crate::server::Database<'_>, wanted: &str) {
+    comes(async {
+        while standing(database) != wanted {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 /// Asks for a turn, and comes back when it stands in line.
 async fn ask(
     ledger: &Arc<dyn Ledger>,
@@ -30,9 +40,7 @@ async fn ask(
 ) -> tokio::task::JoinHandle<Turn> {
     let ledger = ledger.clone();
     let turn = tokio::spawn(async move { ledger.turn("g", far()).await.unwrap() });
-    while standing(database) != place {
-        tokio::task::yield_now().await;
-    }
+    stands(database, place).await;
     turn
 }
 
@@ -56,9 +64,7 @@ async fn turns_come_in_order_across_replicas() {
         assert_eq!(standing(&database), left);
     }
     drop(held);
-    while standing(&database) != "0" {
-        tokio::task::yield_now().await;
-    }
+    stands(&database, "0").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,18 +117,14 @@ async fn a_call_that_goes_leaves_the_line_in_the_database() {
     let held = ask(&one, &database, "1").await.await.unwrap();
     let gone = ask(&other, &database, "2").await;
     gone.abort();
-    while standing(&database) != "1" {
-        tokio::task::yield_now().await;
-    }
+    stands(&database, "1").await;
     // Dropped while the first look at the line is on its way.
     let mut leaves = other.turn("g", far());
     assert!(poll_once(leaves.as_mut()).await.is_none());
     drop(leaves);
     drop(held);
     drop(comes(other.turn("g", far())).await.unwrap());
-    while standing(&database) != "0" {
-        tokio::task::yield_now().await;
-    }
+    stands(&database, "0").await;
     other.sweep(1).await.unwrap();
     assert_eq!(database.psql("SELECT count(*) FROM portcullis.turns"), "0");
 }

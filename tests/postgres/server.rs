@@ -288,7 +288,6 @@ fn folder() -> PathBuf {
 }
 
 /// A process that ends another when this one is gone.
-
 pub fn end_with_us(process: u32) -> Child {
     Command::new("sh")
         .args(["-c", "cat >/dev/null; kill \"$0\""])

@@ -130,8 +130,7 @@ pub(super) async fn cut(link: &Link, retention: Duration) -> Result<(), Trouble>
         if head.is_empty() {
             return end(&mut lease).await;
         }
-        let [_, cut] =
-            lease.commit_with([(sql::SAY_AGAIN, &params), (sql::CUT, &params)]).await?;
+        let [_, cut] = lease.commit_with([(sql::SAY_AGAIN, &params), (sql::CUT, &params)]).await?;
         if cut.first().and_then(|row| row.try_get::<_, i64>(0).ok()).is_none_or(|cut| cut < BATCH) {
             break;
         }

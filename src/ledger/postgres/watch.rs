@@ -124,7 +124,7 @@ impl Watch {
             }
             let started = Instant::now();
             let found = versions(&link, &due).await;
-            self.found(&due, found, link.bound());
+            self.found(&due, &found, link.bound());
             // However many join, the database is not asked without a pause.
             sleep_until(started + SOONEST / 4).await;
         }
@@ -152,19 +152,19 @@ impl Watch {
     fn found(
         &self,
         asked: &[String],
-        found: Result<HashMap<String, u64>, Trouble>,
+        found: &Result<HashMap<String, u64>, Trouble>,
         patience: Duration,
     ) {
         let mut waiting = self.waiting();
         let now = Instant::now();
-        let failing = match &found {
+        let failing = match found {
             Ok(_) => None,
             Err(_) => Some(waiting.failing.unwrap_or(now)),
         };
         waiting.failing = failing;
         for id in asked {
             let Some(watched) = waiting.records.get(id) else { continue };
-            let seen = match &found {
+            let seen = match found {
                 Ok(found) => found.get(id).map_or(Seen::Gone, |version| Seen::Version(*version)),
                 // The database may be back before the caller has to give up.
                 Err(_) if failing.is_some_and(|since| now < since + patience) => continue,
