@@ -22,7 +22,7 @@ use tokio_rustls::{
             WebPkiServerVerifier,
             danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         },
-        crypto::{self, CryptoProvider, aws_lc_rs},
+        crypto::{self, CryptoProvider},
         pki_types::{
             CertificateDer, InvalidDnsNameError, ServerName, UnixTime, pem::PemObject as _,
         },
@@ -47,7 +47,7 @@ struct Lenient {
 impl Tls {
     /// Trusts the CA in `root_cert`, as far as `trust` says. The error names the file.
     pub fn new(trust: Trust, root_cert: Option<&Path>) -> Result<Self, String> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         if let Some(file) = root_cert {
             let pem = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
