@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 pub mod chain;
 pub mod memory;
+pub mod postgres;
 pub mod record;
 pub mod sqlite;
 pub mod state;

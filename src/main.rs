@@ -27,7 +27,12 @@ use portcullis::{
         PolicyConfig, SandboxConfig, TlsConfig,
     },
     credentials::{Authenticator, Reread},
-    ledger::{Ledger, Terms, memory::Memory, sqlite::Sqlite},
+    ledger::{
+        Ledger, Terms,
+        memory::Memory,
+        postgres::{self, Postgres},
+        sqlite::Sqlite,
+    },
     middleware::idempotency::{Books, SETTLE_EVERY},
     operations::Timing,
     random::{Random, SystemRandom},
@@ -225,7 +230,7 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
         None => backend,
     };
     let (limits, rate_limits) = (config.limits.clone(), config.rate_limits.clone());
-    let books = open_books(config, clock.clone())?;
+    let books = open_books(config, clock.clone(), random.clone()).await?;
     Ok(server::Parts {
         limits,
         rate_limits,
@@ -241,7 +246,11 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
 }
 
 /// The ledger, and what goes with it.
-fn open_books(config: &Config, clock: Arc<dyn Clock>) -> Result<Books, String> {
+async fn open_books(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> Result<Books, String> {
     let LedgerConfig { engine, key_required, key_retention, record_retention, grace } =
         &config.ledger;
     let terms = Terms { key_retention: *key_retention, record_retention: *record_retention };
@@ -251,7 +260,12 @@ fn open_books(config: &Config, clock: Arc<dyn Clock>) -> Result<Books, String> {
             let opened = Sqlite::open(path, &bound_to(&config.backend), terms, clock);
             Arc::new(opened.map_err(|error| error.to_string())?)
         }
-        LedgerEngine::Postgres(_) => return Err("this build has no such ledger".to_owned()),
+        LedgerEngine::Postgres(url) => {
+            let settings = postgres::Settings::parse(url.expose());
+            let settings = settings.map_err(|error| error.to_string())?;
+            let opened = Postgres::open(&settings, &bound_to(&config.backend), terms, random).await;
+            Arc::new(opened.map_err(|error| error.to_string())?)
+        }
     };
     let attempt = match &config.backend {
         BackendConfig::Ec2(ec2) => ec2.attempt_timeout,

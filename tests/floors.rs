@@ -66,8 +66,13 @@ const CRATES: &[(&str, &[&str])] = &[
     ("cedar_", &["src/access"]),
     ("jsonwebtoken", &["src/credentials"]),
     ("rusqlite", &["src/ledger/sqlite"]),
-    ("tokio_rustls", &["src/tls", "src/cli/connect", "src/server/connections/tests"]),
-    ("x509_parser", &["src/tls"]),
+    ("deadpool_postgres", &["src/ledger/postgres"]),
+    ("tokio_postgres", &["src/ledger/postgres"]),
+    (
+        "tokio_rustls",
+        &["src/tls", "src/cli/connect", "src/server/connections/tests", "src/ledger/postgres/tls"],
+    ),
+    ("x509_parser", &["src/tls", "src/ledger/postgres/tls"]),
     (
         "tonic",
         &[
