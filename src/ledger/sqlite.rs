@@ -146,7 +146,7 @@ impl Sqlite {
         &self,
         act: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let (job, answer) = Call::new(act);
+        let (job, answer) = Call::boxed(act);
         match &self.driver {
             Driver::Thread(running) => {
                 let queue = self.queue(running)?;

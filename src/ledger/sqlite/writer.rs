@@ -78,7 +78,7 @@ where
     T: Send + 'static,
     F: FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
 {
-    pub(super) fn new(act: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T, LedgerError>>) {
+    pub(super) fn boxed(act: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T, LedgerError>>) {
         let (reply, answer) = oneshot::channel();
         (Box::new(Self { act: Some(act), outcome: None, reply }), answer)
     }
