@@ -3,7 +3,16 @@
 //!
 //!     ledger FOLDER [--records N] [--rounds N]
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::disallowed_methods,
+    missing_docs
+)]
 
 use std::{
     fs::{self, File},
