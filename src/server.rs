@@ -11,6 +11,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
+    sync::watch,
     task::JoinSet,
     time::{Instant, timeout_at},
 };
@@ -85,7 +86,14 @@ pub struct Parts {
 
 /// Whether the server takes calls; a handle shared with the admin port.
 #[derive(Clone, Debug, Default)]
-pub struct ServerStatus(Arc<(AtomicBool, AtomicBool)>);
+pub struct ServerStatus(Arc<Flags>);
+
+#[derive(Debug, Default)]
+struct Flags {
+    started: AtomicBool,
+    draining: AtomicBool,
+    ledger_down: AtomicBool,
+}
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +123,17 @@ pub async fn serve(
             limiter.keep_swept().await;
         }
     });
-    background.spawn(settling::run(use_cases(&parts), parts.books.clone(), parts.clock.clone()));
+    let (up, mut ledger_up) = watch::channel(true);
+    let (books, clock) = (parts.books.clone(), parts.clock.clone());
+    background.spawn(settling::run(use_cases(&parts), books, clock, up));
+    let (told, shown) = (health.clone(), status.clone());
+    let watcher = background.spawn(async move {
+        while ledger_up.changed().await.is_ok() {
+            let up = *ledger_up.borrow_and_update();
+            shown.set_ledger_up(up);
+            told.ledger(up).await;
+        }
+    });
     status.set_started();
 
     let connections = Connections::new(&limits, parts.tls.clone(), path);
@@ -128,6 +146,7 @@ pub async fn serve(
     let until = Instant::now() + limits.drain_timeout;
     tracing::info!(bound_ms = limits.drain_timeout.as_millis(), "draining");
     status.set_draining();
+    watcher.abort();
     health.drain().await;
     gate.drain();
     connections.say_goodbye();
@@ -188,7 +207,11 @@ async fn routes(parts: &Parts, operations: &TaskTracker) -> (Routes, Health) {
     let groups =
         SecurityGroups::new(typed(parts, operations), parts.random.clone(), parts.clock.clone());
     let (reporter, health_service) = tonic_health::server::health_reporter();
-    let mut names = vec![security_group_service_server::SERVICE_NAME, "mutations", "backend"];
+    let mut names =
+        vec![security_group_service_server::SERVICE_NAME, "mutations", "backend", "ledger"];
+    if parts.access.decides() {
+        names.push("policy");
+    }
     let mut routes = Routes::new(health_service).add_service(
         SecurityGroupServiceServer::new(groups)
             .max_decoding_message_size(parts.limits.max_request_bytes)
@@ -243,19 +266,28 @@ fn reflect(routes: Routes, services: &[&str]) -> Routes {
 impl ServerStatus {
     /// Whether it has begun to take calls.
     pub fn started(&self) -> bool {
-        self.0.0.load(Ordering::Acquire)
+        self.0.started.load(Ordering::Acquire)
     }
 
     /// Whether it takes no new ones any more.
     pub fn draining(&self) -> bool {
-        self.0.1.load(Ordering::Acquire)
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether changes can be recorded: if not, they are refused, and reads go on.
+    pub fn ledger_up(&self) -> bool {
+        !self.0.ledger_down.load(Ordering::Acquire)
+    }
+
+    fn set_ledger_up(&self, up: bool) {
+        self.0.ledger_down.store(!up, Ordering::Release);
     }
 
     fn set_started(&self) {
-        self.0.0.store(true, Ordering::Release);
+        self.0.started.store(true, Ordering::Release);
     }
 
     fn set_draining(&self) {
-        self.0.1.store(true, Ordering::Release);
+        self.0.draining.store(true, Ordering::Release);
     }
 }
