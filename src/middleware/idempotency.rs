@@ -318,6 +318,8 @@ impl Run {
     async fn wait(&self, record: &Record, until: Instant) -> Result<bool, Error> {
         let last = self.last_moment();
         tokio::select! {
+            // In this order, so that a test's seed replays.
+            biased;
             changed = self.books.ledger.changed(&record.id, record.version) => {
                 changed.map_err(unavailable)?;
                 Ok(true)
@@ -335,6 +337,7 @@ impl Run {
             Poll::Pending => {
                 self.waited = true;
                 tokio::select! {
+                    biased;
                     turn = turn => turn,
                     () = self.call.meta.progress.abandoned() => return Err(gone()),
                 }
