@@ -134,7 +134,11 @@ impl Service<Call> for Idempotency {
             return self.operations.call(call);
         }
         let Self { operations, books } = self.clone();
-        Box::pin(async move { Run::begin(operations, books, call).await?.answer().await })
+        let progress = call.meta.progress.clone();
+        Box::pin(async move {
+            let answer = Run::begin(operations, books, call).await?.answer().await;
+            answer.map_err(|error| own_up(error, progress.sent_operation()))
+        })
     }
 }
 
@@ -437,6 +441,24 @@ fn left(record: &Record, now: SystemTime) -> Duration {
 
 fn gone() -> Error {
     Error::deadline_passed(None)
+}
+
+/// A call that sent what was left of an earlier attempt, and then could not go on: it is not told that nothing was sent.
+fn own_up(error: Error, sent: Option<Arc<str>>) -> Error {
+    let stopped = matches!(
+        error.reason,
+        Reason::LedgerUnavailable
+            | Reason::DeadlineExceeded
+            | Reason::Overloaded
+            | Reason::GroupInDoubt
+            | Reason::OperationInProgress
+    );
+    if sent.is_none() || !stopped {
+        return error;
+    }
+    let message = "the operation was sent to EC2, and this call could not wait for what became of it; call again to \
+                   learn it";
+    Error { message: message.to_owned(), operation_id: sent, ..error }
 }
 
 /// What is said of an operation that may have had its effect.
