@@ -196,7 +196,7 @@ impl Run {
             call.meta.journal = Some(journal.clone());
             let meta = call.meta.clone();
             let result = self.operations.clone().perform(call, self.target.clone()).await;
-            if journal.so_far().conflict.is_some() {
+            if journal.so_far().outrun {
                 // Another replica was quicker.
                 continue;
             }
