@@ -96,11 +96,15 @@ fn judge_authorize(
     present: &[StoredRule],
     image: Option<&GroupImage>,
 ) -> Seen {
-    // EC2 refuses the whole call if one of its rules is there already.
-    if !present.is_empty() {
+    let now = image.map_or(&[][..], |image| &image.rules);
+    // EC2 refuses the whole call if one of its rules is there already. One that has gone since may have gone before the
+    // call came.
+    let was_there = |stored: &StoredRule| {
+        now.iter().any(|rule| Some(rule.id.as_str()) == stored.security_group_rule_id.as_deref())
+    };
+    if present.iter().any(was_there) {
         return Seen::NotDone;
     }
-    let now = image.map_or(&[][..], |image| &image.rules);
     let tags: Vec<Tag> = tags.iter().map(Tag::from).collect();
     let (mut there, mut other) = (0, Vec::new());
     for stored in rules {
