@@ -66,7 +66,11 @@ fn programs(engine: &Engine) -> (u64, Tally) {
     let mut tally = Tally::default();
     for number in first..first + count {
         let program = Program::new(seed_of(seed, number));
-        let ran = run::run(&program, None, engine, false);
+        let verbose = setting("MODEL_VERBOSE", 0) == 1;
+        if verbose {
+            println!("{program}");
+        }
+        let ran = run::run(&program, None, engine, verbose);
         if let Some(broken) = ran.violations.first() {
             println!("program {number} of seed {seed}: {broken}");
             let small = shrink(program, kind(broken), None, engine);

@@ -20,17 +20,12 @@ use tower::{Layer, Service};
 
 #[derive(Debug, Default)]
 pub struct Life {
-    pub replica: usize,
     end: CancellationToken,
     /// How many polls are left; 0 or less: it is not counted.
     polls: AtomicI64,
 }
 
 impl Life {
-    pub fn new(replica: usize) -> Arc<Self> {
-        Arc::new(Self { replica, ..Self::default() })
-    }
-
     pub fn is_over(&self) -> bool {
         self.end.is_cancelled()
     }

@@ -178,17 +178,42 @@ impl Program {
             crash: dice.one_of(&[0, 0, 10, 40]),
             settle_every: Duration::from_millis(dice.one_of(&[500, 5000, 60_000, 600_000])),
         };
-        // Few, so that they meet.
-        let groups = 1 + dice.index(2);
+        // Few, so that they meet; in some programs one revoke is tried again and again, and only calls settle it.
+        let stubborn = dice.chance(350);
+        let terms = match stubborn {
+            true => {
+                let settle_every = Duration::from_millis(dice.one_of(&[700, 600_000, 600_000]));
+                Terms { ec2: 700, settle_every, ..terms }
+            }
+            false => terms,
+        };
+        let groups = if stubborn { 1 } else { 1 + dice.index(2) };
         let first = dice.index(2);
         let group = |dice: &mut Dice| (first + dice.index(groups)) % 2;
-        let asks: Vec<Ask> = (0..1 + dice.index(4))
+        let mut asks: Vec<Ask> = (0..1 + dice.index(3))
             .map(|_| {
                 let group = group(&mut dice);
                 Ask::new(&mut dice, group)
             })
             .collect();
-        let (callers, keys) = (1 + dice.index(3), 1 + dice.index(4));
+        let (mut callers, mut keys) = (1 + dice.index(3), 1 + dice.index(3));
+        if stubborn {
+            (callers, keys) = (1, 1 + dice.index(2));
+            asks.truncate(1);
+            if dice.chance(800) {
+                let ports = PORTS[..1 + dice.index(3)].to_vec();
+                let mode = dice.one_of(&[OnUnknown::AsEc2, OnUnknown::Fail]);
+                let ids = dice.chance(200);
+                asks = vec![Ask::Revoke {
+                    group: first,
+                    egress: true,
+                    by_name: false,
+                    ports,
+                    ids,
+                    mode,
+                }];
+            }
+        }
         let mut at = Duration::ZERO;
         let hold = attempt * 5 + terms.grace;
         let count = 2 + dice.below(13);
@@ -202,7 +227,7 @@ impl Program {
                 };
                 let group = group(&mut dice);
                 let port = dice.one_of(&PORTS);
-                let what = match dice.below(100) {
+                let what = match dice.below(if stubborn { 500 } else { 100 }) {
                     0..10 => What::Crash {
                         replica: dice.index(terms.replicas),
                         polls: 1 + dice.below(25) as i64,
@@ -211,7 +236,7 @@ impl Program {
                     16..20 => What::Outside(Outside::Add { group, port }),
                     20..26 => What::Outside(Outside::Replace { group, port }),
                     26..29 => What::Outside(Outside::Describe { group, port }),
-                    29 => What::Outside(Outside::DeleteGroup { group }),
+                    29 if dice.chance(300) => What::Outside(Outside::DeleteGroup { group }),
                     _ => {
                         let key = (!dice.chance(200)).then(|| dice.index(keys));
                         // Mostly a key has its own request.
@@ -230,7 +255,8 @@ impl Program {
                                 2 => dice.up_to(hold * 2),
                                 _ => Duration::from_secs(120),
                             },
-                            hang_up: dice.chance(100).then(|| dice.up_to(attempt * 2)),
+                            hang_up: (!stubborn && dice.chance(100))
+                                .then(|| dice.up_to(attempt * 2)),
                             calm: false,
                         })
                     }
@@ -290,11 +316,15 @@ impl Ask {
     fn new(dice: &mut Dice, group: usize) -> Self {
         let egress = !dice.chance(200);
         let mut ports: Vec<i32> = PORTS.into_iter().filter(|_| dice.chance(450)).collect();
+        if dice.chance(500) {
+            // Of what is there at first.
+            ports.retain(|&port| port != PORTS[3]);
+        }
         if ports.is_empty() {
             ports.push(dice.one_of(&PORTS));
         }
-        match dice.below(10) {
-            0..5 => Self::Revoke {
+        match dice.below(20) {
+            0..13 => Self::Revoke {
                 group,
                 egress,
                 by_name: !egress && group == 0 && dice.chance(500),
@@ -302,14 +332,14 @@ impl Ask {
                 ids: dice.chance(300),
                 mode: dice.one_of(&[OnUnknown::AsEc2, OnUnknown::Fail, OnUnknown::RevokeMatched]),
             },
-            5..8 => {
+            13..18 => {
                 if dice.chance(600) {
                     ports = vec![9000];
                 }
                 let description = dice.one_of(&[None, Some("ours")]);
                 Self::Authorize { group, egress, ports, description, tag: dice.chance(300) }
             }
-            8 => Self::Create { vpc: group },
+            18 => Self::Create { vpc: group },
             _ => Self::Delete { group },
         }
     }

@@ -193,7 +193,8 @@ impl World {
                 return;
             }
             Plan::Authorize { .. } | Plan::Revoke { .. } | Plan::Create { .. } => {
-                let last = effects.last();
+                // What an earlier attempt did to rules that came after its pre-image is not this answer's.
+                let last = effects.last().filter(|effect| effect.attempt == record.attempts);
                 let ids = |rules: &[portcullis::rule::Rule]| {
                     let mut ids: Vec<String> =
                         rules.iter().map(|rule| rule.id.to_string()).collect();

@@ -49,7 +49,7 @@ pub struct Ran {
 }
 
 /// How long it is waited for the last operation to be settled, and how often a key is tried then.
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_secs(6 * 3600);
 const TRIES: usize = 12;
 
 /// Runs a program under a paused clock, on one thread.
@@ -120,7 +120,7 @@ impl<'a> Play<'a> {
 
     /// Starts a replica, with its background.
     fn begin(&self, number: usize) -> Arc<Life> {
-        let (world, life) = (self.world.clone(), Life::new(number));
+        let (world, life) = (self.world.clone(), Arc::<Life>::default());
         if world.has(Bug::NoBackground) {
             return life;
         }
@@ -437,6 +437,7 @@ async fn interfere(world: &Arc<World>, outside: &Outside) {
                 book.before.entry(id).or_default().push((Instant::now(), Some(before)));
                 book.effects.push(Effect {
                     operation: OUTSIDE.to_owned(),
+                    attempt: 0,
                     removed: Vec::new(),
                     added: Vec::new(),
                     created: None,

@@ -66,7 +66,7 @@ impl Wire {
         let horizon = terms.attempt + terms.grace - terms.lag - ms(5);
         let refused = |code: &str| Some(BackendError::Refused(Refusal::new(code, "by the model")));
         let soon = Some(dice.millis(1, 60));
-        match dice.below(11) {
+        match dice.below(15) {
             0 => Fate { instead: refused("RequestLimitExceeded"), ..good },
             1 => Fate { instead: refused("UnauthorizedOperation"), ..good },
             2 => {
@@ -79,7 +79,13 @@ impl Wire {
             7 => Fate { out: dice.up_to(horizon), ..good },
             8 => Fate { out: dice.up_to(horizon), breaks: soon, ..good },
             9 => Fate { out: dice.up_to(terms.attempt), back: ms(1), ..good },
-            _ => Fate { out: ms(1), back: dice.up_to(terms.attempt * 2), ..good },
+            10 => Fate { out: ms(1), back: dice.up_to(terms.attempt * 2), ..good },
+            11 | 12 => Fate { applied: false, lost: true, breaks: soon, ..good },
+            _ => Fate {
+                out: horizon.saturating_sub(dice.up_to(terms.attempt)),
+                breaks: soon,
+                ..good
+            },
         }
     }
 

@@ -99,6 +99,8 @@ pub enum Begun {
 #[derive(Clone, Debug)]
 pub struct Effect {
     pub operation: String,
+    /// The operation's attempt that it is of.
+    pub attempt: u32,
     pub removed: Vec<Rule>,
     pub added: Vec<Rule>,
     pub created: Option<GroupId>,
@@ -274,6 +276,7 @@ impl World {
         let now = Instant::now();
         let mut effect = Effect {
             operation: operation.to_owned(),
+            attempt: self.book().records.get(operation).map_or(0, |record| record.attempts),
             removed: Vec::new(),
             added: Vec::new(),
             created: None,
