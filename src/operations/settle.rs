@@ -158,6 +158,8 @@ enum Verdict {
     Move(Box<Move>),
     /// Not yet: why, and whether looking again for ever is no use.
     Unclear(String, bool),
+    /// What was sent again has no answer: it may have its effect yet.
+    UnderWay(String),
     /// Somebody else has the record.
     Lost,
 }
@@ -178,6 +180,10 @@ impl Settler<'_> {
             Verdict::Unclear(why, _) => {
                 let pause = PAUSE.saturating_mul(1 << holder.record.looks.min(16));
                 Move { note: Some(why), hold: pause.min(PAUSE_MAX), ..Move::to(State::InDoubt) }
+            }
+            Verdict::UnderWay(why) => {
+                let hold = self.timing.attempt + self.timing.grace;
+                Move { note: Some(why), hold, ..Move::to(State::InDoubt) }
             }
             Verdict::Lost => return Ok(Settled::Moved),
         };
@@ -312,8 +318,10 @@ impl Holder<'_> {
                 pause(work.backend.read_lag(), None).await;
             }
             Err(error) => {
+                let under_way = matches!(error, BackendError::OutcomeUnknown(_));
                 let error = Error::from_backend(error, "");
-                return Ok(Some(unclear(&format!("sent again: {}", error.reason.as_str()))));
+                let why = format!("sent again: {}", error.reason.as_str());
+                return Ok(Some(if under_way { Verdict::UnderWay(why) } else { unclear(&why) }));
             }
         }
         Ok(None)
