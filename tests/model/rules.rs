@@ -18,7 +18,7 @@ use portcullis::{
 use prost::Message;
 
 use crate::bugs::Bug;
-use crate::world::{Begun, Effect, Mutation, OUTSIDE, World, planned_ids};
+use crate::world::{Begun, Effect, Mutation, World, planned_ids};
 
 /// What an answer says that was done.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -146,10 +146,10 @@ impl World {
                 let group = record.plan.group().group_id.clone();
                 let touched = {
                     let book = self.book();
-                    book.effects.iter().any(|effect| effect.operation == OUTSIDE)
+                    book.effects.iter().any(|effect| effect.operation != *id)
                 };
                 if !touched {
-                    self.broken(|| format!("{id} is UNRESOLVED, and nobody touched {group}"));
+                    self.broken(|| format!("{id} is UNRESOLVED, and nobody else touched {group}"));
                 }
             }
             _ => {}

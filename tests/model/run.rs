@@ -1,7 +1,7 @@
 //! Runs a program: replicas made as `server.rs` makes them, calls, misfortune; then calm, and what must be so in the end.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -46,6 +46,8 @@ use crate::{
 pub struct Ran {
     pub violations: Vec<String>,
     pub tally: Tally,
+    /// Every record as it ended, with its times.
+    pub records: BTreeMap<String, Record>,
 }
 
 /// How long it is waited for the last operation to be settled, and how often a key is tried then.
@@ -63,7 +65,8 @@ pub fn run(program: &Program, bug: Option<Bug>, engine: &Engine, verbose: bool) 
         play.every_key_again().await;
         world.check_end().await;
         let book = world.book();
-        Ran { violations: book.violations.clone(), tally: book.tally }
+        let (violations, records) = (book.violations.clone(), book.records.clone());
+        Ran { violations, tally: book.tally, records }
     })
 }
 
