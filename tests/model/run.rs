@@ -209,8 +209,8 @@ impl<'a> Play<'a> {
             book.calls.iter().filter_map(|call| Some((call.caller, call.key?))).collect()
         };
         for (caller, key) in keys {
-            let Some(ask) = self.ask_of(caller, key) else { continue };
             for attempt in 0.. {
+                let Some(ask) = self.ask_of(caller, key) else { break };
                 let step = CallStep {
                     replica: (caller + key + attempt) % self.program.terms.replicas,
                     caller,
