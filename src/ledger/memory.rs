@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Answer, Filter, Intended, Intent, Key, Ledger, LedgerError, Look, Looked, Move, Record, Terms,
@@ -28,8 +28,8 @@ pub struct Memory {
     clock: Arc<dyn Clock>,
     turns: Turns,
     book: Mutex<Book>,
-    /// Tells of every change.
-    changes: watch::Sender<()>,
+    /// Tells of every change, in the order in which they wait: a test's seed replays.
+    changes: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Memory {
             clock,
             turns: Turns::default(),
             book: Mutex::default(),
-            changes: watch::Sender::new(()),
+            changes: Notify::new(),
         }
     }
 
@@ -80,7 +80,7 @@ impl Memory {
     }
 
     fn tell(&self) {
-        self.changes.send_replace(());
+        self.changes.notify_waiters();
     }
 }
 
@@ -202,15 +202,15 @@ impl Ledger for Memory {
     }
 
     fn changed<'a>(&'a self, id: &'a str, version: u64) -> Answer<'a, ()> {
-        // Subscribed before the look, so that nothing is missed between the two.
-        let mut changes = self.changes.subscribe();
         Box::pin(async move {
-            while self.book().records.get(id).is_some_and(|record| record.version == version) {
-                if changes.changed().await.is_err() {
-                    break;
+            loop {
+                // Listens before the look, so that nothing is missed between the two.
+                let change = self.changes.notified();
+                if self.book().records.get(id).is_none_or(|record| record.version != version) {
+                    return Ok(());
                 }
+                change.await;
             }
-            Ok(())
         })
     }
 

@@ -134,7 +134,11 @@ impl Service<Call> for Idempotency {
             return self.operations.call(call);
         }
         let Self { operations, books } = self.clone();
-        Box::pin(async move { Run::begin(operations, books, call).await?.answer().await })
+        let progress = call.meta.progress.clone();
+        Box::pin(async move {
+            let answer = Run::begin(operations, books, call).await?.answer().await;
+            answer.map_err(|error| own_up(error, progress.sent_operation()))
+        })
     }
 }
 
@@ -192,7 +196,7 @@ impl Run {
             call.meta.journal = Some(journal.clone());
             let meta = call.meta.clone();
             let result = self.operations.clone().perform(call, self.target.clone()).await;
-            if journal.so_far().conflict.is_some() {
+            if journal.so_far().outrun {
                 // Another replica was quicker.
                 continue;
             }
@@ -318,6 +322,8 @@ impl Run {
     async fn wait(&self, record: &Record, until: Instant) -> Result<bool, Error> {
         let last = self.last_moment();
         tokio::select! {
+            // In this order, so that a test's seed replays.
+            biased;
             changed = self.books.ledger.changed(&record.id, record.version) => {
                 changed.map_err(unavailable)?;
                 Ok(true)
@@ -335,6 +341,7 @@ impl Run {
             Poll::Pending => {
                 self.waited = true;
                 tokio::select! {
+                    biased;
                     turn = turn => turn,
                     () = self.call.meta.progress.abandoned() => return Err(gone()),
                 }
@@ -434,6 +441,24 @@ fn left(record: &Record, now: SystemTime) -> Duration {
 
 fn gone() -> Error {
     Error::deadline_passed(None)
+}
+
+/// A call that sent what was left of an earlier attempt, and then could not go on: it is not told that nothing was sent.
+fn own_up(error: Error, sent: Option<Arc<str>>) -> Error {
+    let stopped = matches!(
+        error.reason,
+        Reason::LedgerUnavailable
+            | Reason::DeadlineExceeded
+            | Reason::Overloaded
+            | Reason::GroupInDoubt
+            | Reason::OperationInProgress
+    );
+    if sent.is_none() || !stopped {
+        return error;
+    }
+    let message = "the operation was sent to EC2, and this call could not wait for what became of it; call again to \
+                   learn it";
+    Error { message: message.to_owned(), operation_id: sent, ..error }
 }
 
 /// What is said of an operation that may have had its effect.

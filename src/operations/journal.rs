@@ -51,8 +51,8 @@ pub struct Kept {
     pub lease_ends: Option<Instant>,
     /// Whether something that was sent has no answer.
     pub in_doubt: bool,
-    /// Somebody else's record that was in the way.
-    pub conflict: Option<Box<Record>>,
+    /// Somebody else was quicker: with the group, the key or this very operation. It is to be looked at anew.
+    pub outrun: bool,
     /// EC2's request id.
     pub ec2_request_id: Option<String>,
     /// What it would have been about, if it ended without sending anything.
@@ -135,8 +135,13 @@ impl Journal {
                 kept.lease_ends = Some(started + self.timing.lease);
                 Ok(())
             }
-            Ok(Intended::KeyTaken(record) | Intended::GroupBusy(record)) => {
-                kept.conflict = Some(record);
+            // A turn can be lost, and with it two calls may begin the next attempt of one operation: one of them does.
+            Err(LedgerError::Fenced) if kept.record.is_none() => {
+                kept.outrun = true;
+                Err(Error::new(Reason::OperationInProgress, "another attempt was quicker"))
+            }
+            Ok(Intended::KeyTaken(_) | Intended::GroupBusy(_)) => {
+                kept.outrun = true;
                 Err(Error::new(Reason::OperationInProgress, "another operation was quicker"))
             }
             Err(error) => Err(unavailable(error)),

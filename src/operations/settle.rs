@@ -96,11 +96,15 @@ fn judge_authorize(
     present: &[StoredRule],
     image: Option<&GroupImage>,
 ) -> Seen {
-    // EC2 refuses the whole call if one of its rules is there already.
-    if !present.is_empty() {
+    let now = image.map_or(&[][..], |image| &image.rules);
+    // EC2 refuses the whole call if one of its rules is there already. One that has gone since may have gone before the
+    // call came.
+    let was_there = |stored: &StoredRule| {
+        now.iter().any(|rule| Some(rule.id.as_str()) == stored.security_group_rule_id.as_deref())
+    };
+    if present.iter().any(was_there) {
         return Seen::NotDone;
     }
-    let now = image.map_or(&[][..], |image| &image.rules);
     let tags: Vec<Tag> = tags.iter().map(Tag::from).collect();
     let (mut there, mut other) = (0, Vec::new());
     for stored in rules {
@@ -154,6 +158,8 @@ enum Verdict {
     Move(Box<Move>),
     /// Not yet: why, and whether looking again for ever is no use.
     Unclear(String, bool),
+    /// What was sent again has no answer: it may have its effect yet.
+    UnderWay(String),
     /// Somebody else has the record.
     Lost,
 }
@@ -174,6 +180,10 @@ impl Settler<'_> {
             Verdict::Unclear(why, _) => {
                 let pause = PAUSE.saturating_mul(1 << holder.record.looks.min(16));
                 Move { note: Some(why), hold: pause.min(PAUSE_MAX), ..Move::to(State::InDoubt) }
+            }
+            Verdict::UnderWay(why) => {
+                let hold = self.timing.attempt + self.timing.grace;
+                Move { note: Some(why), hold, ..Move::to(State::InDoubt) }
             }
             Verdict::Lost => return Ok(Settled::Moved),
         };
@@ -308,8 +318,10 @@ impl Holder<'_> {
                 pause(work.backend.read_lag(), None).await;
             }
             Err(error) => {
+                let under_way = matches!(error, BackendError::OutcomeUnknown(_));
                 let error = Error::from_backend(error, "");
-                return Ok(Some(unclear(&format!("sent again: {}", error.reason.as_str()))));
+                let why = format!("sent again: {}", error.reason.as_str());
+                return Ok(Some(if under_way { Verdict::UnderWay(why) } else { unclear(&why) }));
             }
         }
         Ok(None)

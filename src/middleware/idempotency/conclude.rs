@@ -195,9 +195,13 @@ impl Run {
     }
 
     /// An intent whose writing was never acknowledged is void: nothing was sent. If it was written, it is released, so
-    /// that the next call need not wait until its hold ends.
+    /// that the next call need not wait until its hold ends. Only of a new record: if the next attempt of a known one was
+    /// not written, the fence that it would have got is by now another call's, which may have sent.
     fn void(&self, journal: &Journal) {
         let Intent { id, fence, .. } = journal.draft();
+        if *fence != 0 {
+            return;
+        }
         let note = "its intent was never acknowledged, and nothing was sent".to_owned();
         let step = Move { note: Some(note), ..Move::to(State::Released) };
         let until = Instant::now() + self.books.timing.hold();
