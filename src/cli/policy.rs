@@ -189,7 +189,9 @@ impl Explain {
         if describes {
             answer.decide(action, on_target, circumstances, &none);
         }
-        if !describes || !asked.group.is_empty() {
+        if is_of_operations(action) {
+            answer.decide(action, on_target, circumstances, &none);
+        } else if !describes || !asked.group.is_empty() {
             if asked.group.is_empty() && action != Action::CreateSecurityGroup {
                 return Err("--group: is needed; the request names none".to_owned());
             }
@@ -264,6 +266,11 @@ fn is_of_sandbox(action: Action) -> bool {
     )
 }
 
+/// Decided on the Target alone.
+fn is_of_operations(action: Action) -> bool {
+    matches!(action, Action::GetOperation | Action::ListOperations | Action::SettleOperation)
+}
+
 /// The JSON, or what the file of that name holds.
 fn text_of(request: &str) -> Result<String, String> {
     if request.trim_start().starts_with('{') {
@@ -299,7 +306,10 @@ fn of_request(action: Action, json: &str) -> Result<Asked, String> {
         | Action::GetState
         | Action::Reset
         | Action::InjectFault
-        | Action::ClearFaults => {
+        | Action::ClearFaults
+        | Action::GetOperation
+        | Action::ListOperations
+        | Action::SettleOperation => {
             return Err(
                 "--request: nothing of this action's request takes part in its decision".to_owned()
             );
