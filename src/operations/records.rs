@@ -122,7 +122,7 @@ impl Records {
                     ..Filter::default()
                 };
                 let scope = self.operations.backend().identity();
-                let records = self.ledger.list(&filter).await.map_err(unavailable)?;
+                let records = self.ledger.list(&filter).await.map_err(unreadable)?;
                 records.into_iter().find(|record| record.scope == scope)
             }
         };
@@ -141,7 +141,7 @@ impl Records {
         let (mut found, mut bytes, mut read) = (Vec::<Record>::new(), 0, 0);
         let token = |id: &str| BASE64_URL_SAFE_NO_PAD.encode(format!("{id} {binding}"));
         loop {
-            let records = self.ledger.list(&filter).await.map_err(unavailable)?;
+            let records = self.ledger.list(&filter).await.map_err(unreadable)?;
             let last = records.len() < filter.limit;
             read += records.len();
             for record in records {
@@ -179,7 +179,7 @@ impl Records {
                 State::InProgress | State::InDoubt => {
                     let hold = self.timing.settling();
                     let taken = self.ledger.take_over(&record.id, record.fence, hold).await;
-                    match taken.map_err(unavailable)? {
+                    match taken.map_err(unreadable)? {
                         Some(held) => held,
                         None => match self.left(&record) {
                             Some(left) => return Err(held_by_others(&record, left)),
@@ -205,7 +205,7 @@ impl Records {
                 }
                 // Somebody else was quicker.
                 Err(LedgerError::Fenced | LedgerError::Forbidden(_)) => {}
-                Err(error) => return Err(unavailable(error)),
+                Err(error) => return Err(unreadable(error)),
             }
         }
         let message = "others work on this operation all the time";
@@ -214,7 +214,7 @@ impl Records {
 
     async fn find(&self, id: &str) -> Result<Option<Record>, Error> {
         let filter = Filter { id: Some(id.to_owned()), limit: 1, ..Filter::default() };
-        let found = self.ledger.list(&filter).await.map_err(unavailable)?;
+        let found = self.ledger.list(&filter).await.map_err(unreadable)?;
         Ok(found.into_iter().next())
     }
 
@@ -327,6 +327,16 @@ impl<'a> Sight<'a> {
         let circumstances = Circumstances::default();
         self.operations.access.check(self.caller, action, Resource::Target(target), circumstances)
     }
+}
+
+/// As for a change, but nothing was to be sent.
+fn unreadable(error: LedgerError) -> Error {
+    let is_down = matches!(error, LedgerError::Unavailable(_));
+    let error = unavailable(error);
+    if !is_down {
+        return error;
+    }
+    Error { message: "the ledger does not answer now; ask again".to_owned(), ..error }
 }
 
 fn target_of(record: &Record) -> Target {

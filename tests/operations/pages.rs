@@ -1,6 +1,7 @@
 //! Pages: newest first, each operation once, whatever is written meanwhile.
 
 use portcullis::api::proto::v1::{ListOperationsRequest, OperationState};
+use prost::Message as _;
 use tonic::Code;
 
 use crate::{support::*, world::*};
@@ -89,4 +90,41 @@ async fn a_token_is_its_callers_and_its_filters() {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(violations(&status)[0].0, "page_token");
     }
+}
+
+#[tokio::test]
+async fn a_page_is_no_longer_than_clients_take() {
+    let world = world().await;
+    for number in 0..30 {
+        world.big(Seed::new(id(number)), vec!["x".repeat(1000); 300]).await;
+    }
+    let (mut found, mut token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let page = world.list("alice", of(1000, &token)).await.unwrap();
+        assert!(page.encoded_len() < 4 << 20, "{} bytes", page.encoded_len());
+        found.extend(ids(&page));
+        pages += 1;
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(found, (0..30).rev().map(id).collect::<Vec<_>>());
+    assert!(pages > 1, "{pages}");
+}
+
+#[tokio::test]
+async fn who_sees_next_to_nothing_of_a_large_ledger_gets_there_in_bounded_steps() {
+    let world = world().await;
+    world.seed(Seed::new(id(0))).await;
+    for number in 1..=10_500 {
+        world.seed(Seed::new(id(number)).of("bob")).await;
+    }
+    let first = world.list("alice", of(0, "")).await.unwrap();
+    assert_eq!(first.operations, []);
+    let second = world.list("alice", of(0, &first.next_page_token)).await.unwrap();
+    assert_eq!((ids(&second), second.next_page_token.as_str()), (vec![id(0)], ""));
+    // Whose caller is named is found at once.
+    let own = ListOperationsRequest { caller: "token::alice".into(), ..of(0, "") };
+    assert_eq!(world.ids("alice", own).await, [id(0)]);
 }

@@ -293,3 +293,19 @@ async fn the_audit_stream_has_each_outcome_and_each_refusal_once_and_no_credenti
     let text = world.log.text();
     assert!(!text.contains("secret-of-somebody") && !text.contains(world.token("alice")));
 }
+
+#[tokio::test]
+async fn what_is_settled_by_reading_back_has_one_line_too() {
+    let mut world = world().await;
+    let id = in_doubt(&mut world, "k", DEFAULT_VPC_GROUP, FaultKind::LoseAnswer).await;
+    assert_eq!(world.log.audit(), [serde_json::json!(null); 0]);
+    world.revoke("alice", "k", https(DEFAULT_VPC_GROUP)).await.unwrap();
+    let lines = world.log.audit();
+    let [line] = lines.as_slice() else { panic!("{lines:#?}") };
+    assert_eq!(
+        (line["operation"].as_str(), line["state"].as_str()),
+        (Some(id.as_str()), Some("SUCCEEDED"))
+    );
+    assert_eq!(line["settled_by"], "ReadBack");
+    assert_eq!(line["principal"], "token::alice");
+}

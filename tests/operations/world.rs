@@ -246,8 +246,18 @@ impl World {
         self.server.groups.clone().revoke_egress(request).await.map(tonic::Response::into_inner)
     }
 
+    /// A record of one request with so many texts of that kind in it.
+    pub async fn big(&self, seed: Seed, texts: Vec<String>) -> Record {
+        self.write(seed, json!({ "Texts": texts })).await
+    }
+
     /// Writes a record as a call would have, and moves it on.
     pub async fn seed(&self, seed: Seed) -> Record {
+        let request = json!({"GroupId": seed.group});
+        self.write(seed, request).await
+    }
+
+    async fn write(&self, seed: Seed, request: serde_json::Value) -> Record {
         let Seed { id, caller, target: (account, region), group, key, scope, hold, state } = seed;
         let plan = Plan::Delete {
             group: StoredGroup {
@@ -268,7 +278,7 @@ impl World {
             method: "portcullis.v1.SecurityGroupService/DeleteSecurityGroup".into(),
             account: account.into(),
             region: region.into(),
-            request: json!({"GroupId": group}),
+            request,
             plan,
             change_reason: None,
             trace_id: None,
