@@ -96,7 +96,7 @@ impl OperationService for OperationFace {
         request: Request<SettleOperationRequest>,
     ) -> Result<Response<SettleOperationResponse>, Status> {
         let known = Known::of(&request)?;
-        let word = decode::settle(request.into_inner());
+        let word = decode::settle(request.get_ref());
         let word = word.map_err(|wrong| known.refuse(Error::invalid(wrong)))?;
         let record = self.0.settle(known.caller(), &word).await.map_err(|e| known.refuse(e))?;
         Ok(Response::new(SettleOperationResponse { operation: Some(operation(&record)) }))

@@ -109,7 +109,7 @@ pub fn list(request: v1::ListOperationsRequest) -> Result<Query> {
 }
 
 /// An operator's word.
-pub fn settle(request: v1::SettleOperationRequest) -> Result<Word> {
+pub fn settle(request: &v1::SettleOperationRequest) -> Result<Word> {
     let mut checks = Checks::default();
     let id = match given(Some(&request.operation_id)) {
         Some(id) => checks.operation_id(id),
