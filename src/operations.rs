@@ -23,12 +23,13 @@ use crate::{
     },
     clock::Clock,
     error::Error,
-    ledger::{Key, Plan, Recorded},
+    ledger::{Key, Plan, Record, Recorded},
     pacing::{self, Lane},
     principal::{Peer, Principal},
     rule::{AccountId, Direction, GroupId, GroupRef, Region, RuleId, Target},
 };
 
+pub(crate) mod audit;
 pub mod authorize;
 pub mod canonical;
 mod decide;
@@ -36,6 +37,7 @@ pub mod groups;
 pub mod journal;
 mod names;
 mod pages;
+pub mod records;
 pub mod revoke;
 mod settle;
 mod warn;
@@ -87,6 +89,28 @@ pub struct CallMeta {
     pub journal: Option<Arc<Journal>>,
     /// How far the call has come; shared with the layers that may have to answer for it.
     pub progress: Arc<Progress>,
+}
+
+impl CallMeta {
+    /// For looking at what became of an operation, without a caller that waits for it.
+    pub(crate) fn of_record(record: &Record, deadline: Instant) -> Self {
+        Self {
+            request_id: "".into(),
+            deadline,
+            account: None,
+            region: None,
+            operation_id: record.id.as_str().into(),
+            // What the answer explains is what the caller may see.
+            principal: Principal::parse_id(&record.caller).unwrap_or_else(Principal::local).into(),
+            peer: Peer::default(),
+            method: "",
+            key: None,
+            change_reason: None,
+            trace_id: None,
+            journal: None,
+            progress: Arc::default(),
+        }
+    }
 }
 
 /// How far a mutation has come. It decides what may be said when the deadline passes, and whether a caller that has

@@ -22,6 +22,9 @@ pub enum Action {
     Reset,
     InjectFault,
     ClearFaults,
+    GetOperation,
+    ListOperations,
+    SettleOperation,
 }
 
 /// How an RPC is decided.
@@ -54,6 +57,9 @@ pub const TABLE: &[Row] = &[
     (SANDBOX, "Reset", Decided(A::Reset)),
     (SANDBOX, "InjectFault", Decided(A::InjectFault)),
     (SANDBOX, "ClearFaults", Decided(A::ClearFaults)),
+    (OPERATIONS, "GetOperation", Decided(A::GetOperation)),
+    (OPERATIONS, "ListOperations", Decided(A::ListOperations)),
+    (OPERATIONS, "SettleOperation", Decided(A::SettleOperation)),
     // They tell whether the server works and what its interface is: nothing of any account.
     ("grpc.health.v1.Health", "Check", Open),
     ("grpc.health.v1.Health", "Watch", Open),
@@ -62,6 +68,7 @@ pub const TABLE: &[Row] = &[
 ];
 
 const GROUPS: &str = "portcullis.v1.SecurityGroupService";
+const OPERATIONS: &str = "portcullis.v1.OperationService";
 const SANDBOX: &str = "portcullis.sandbox.v1.SandboxService";
 
 /// How an RPC is decided. None: it is not in the table, so that it must not be served.
@@ -89,6 +96,9 @@ impl Action {
             Self::Reset => "Reset",
             Self::InjectFault => "InjectFault",
             Self::ClearFaults => "ClearFaults",
+            Self::GetOperation => "GetOperation",
+            Self::ListOperations => "ListOperations",
+            Self::SettleOperation => "SettleOperation",
         }
     }
 

@@ -6,6 +6,26 @@ use prost_types::FileDescriptorSet;
 use super::proto::FILE_DESCRIPTOR_SET;
 use crate::access::actions::{self, Row};
 
+/// The calls that change something. Whatever else there is only reads.
+pub const MUTATIONS: &[&str] = &[
+    "/portcullis.v1.SecurityGroupService/AuthorizeEgress",
+    "/portcullis.v1.SecurityGroupService/AuthorizeIngress",
+    "/portcullis.v1.SecurityGroupService/CreateSecurityGroup",
+    "/portcullis.v1.SecurityGroupService/DeleteSecurityGroup",
+    "/portcullis.v1.SecurityGroupService/RevokeEgress",
+    "/portcullis.v1.SecurityGroupService/RevokeIngress",
+    "/portcullis.v1.OperationService/SettleOperation",
+    "/portcullis.sandbox.v1.SandboxService/ClearFaults",
+    "/portcullis.sandbox.v1.SandboxService/InjectFault",
+    "/portcullis.sandbox.v1.SandboxService/LoadState",
+    "/portcullis.sandbox.v1.SandboxService/Reset",
+];
+
+/// Whether a call to this path may change something.
+pub fn is_change(path: &str) -> bool {
+    MUTATIONS.contains(&path)
+}
+
 /// Every RPC that a server of this build can serve, as service and method.
 pub fn all() -> Result<Vec<(String, String)>, String> {
     let sets = [

@@ -189,7 +189,7 @@ impl Explain {
         answer.decide(Action::Access, on_target, Circumstances::default(), &none);
         let describes =
             matches!(action, Action::DescribeSecurityGroups | Action::DescribeSecurityGroupRules);
-        let is_of_target = action == Action::UseIncidentLane;
+        let is_of_target = action == Action::UseIncidentLane || is_of_operations(action);
         if describes || is_of_target {
             answer.decide(action, on_target, circumstances, &none);
         }
@@ -270,6 +270,11 @@ fn is_of_sandbox(action: Action) -> bool {
     )
 }
 
+/// Decided on the Target alone.
+fn is_of_operations(action: Action) -> bool {
+    matches!(action, Action::GetOperation | Action::ListOperations | Action::SettleOperation)
+}
+
 /// The JSON, or what the file of that name holds.
 fn text_of(request: &str) -> Result<String, String> {
     if request.trim_start().starts_with('{') {
@@ -306,7 +311,10 @@ fn of_request(action: Action, json: &str) -> Result<Asked, String> {
         | Action::GetState
         | Action::Reset
         | Action::InjectFault
-        | Action::ClearFaults => {
+        | Action::ClearFaults
+        | Action::GetOperation
+        | Action::ListOperations
+        | Action::SettleOperation => {
             return Err(
                 "--request: nothing of this action's request takes part in its decision".to_owned()
             );

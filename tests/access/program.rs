@@ -135,3 +135,39 @@ fn a_server_does_not_start_on_broken_policies() {
     let (code, _, err) = run(&["check-config", "--policy-mode", "report-only"]);
     assert!(code == 64 && err.contains("policy_dir"), "{err}");
 }
+
+#[test]
+fn explain_decides_operations_on_the_target_alone() {
+    let explain = |action: &str, set: &str| {
+        let policies = format!("deploy/policies/{set}");
+        run(&[
+            "policy",
+            "explain",
+            "--policy-dir",
+            &policies,
+            "--principal",
+            "token::ci",
+            "--group-of",
+            "incident-responders",
+            "--account",
+            "123456789012",
+            "--region",
+            "us-east-1",
+            "--action",
+            action,
+        ])
+    };
+    let (code, out, err) = explain("SettleOperation", "break-glass");
+    assert_eq!(
+        (code, out.as_str()),
+        (
+            0,
+            "allow  access on 123456789012/us-east-1: break-glass.cedar#responders-look\n\
+             allow  SettleOperation on 123456789012/us-east-1: break-glass.cedar#responders-settle\n"
+        ),
+        "{err}"
+    );
+    // Who may list groups in a Target does not see all operations there.
+    let (code, out, _) = explain("ListOperations", "team-by-tag");
+    assert_eq!(code, 1, "{out}");
+}

@@ -103,6 +103,17 @@ pub async fn start_with_books(books: Books, access: Access) -> Server {
     start_parts(limits(), none, true, access, nobody().await, Some(books)).await
 }
 
+/// With all of it.
+#[allow(dead_code, reason = "the tests of operations use it")]
+pub async fn start_whole(
+    books: Books,
+    access: Access,
+    authenticator: Arc<Authenticator>,
+    rate_limits: RateLimits,
+) -> Server {
+    start_parts(limits(), rate_limits, true, access, authenticator, Some(books)).await
+}
+
 /// What lets everybody in, as the caller on this machine.
 pub async fn nobody() -> Arc<Authenticator> {
     let off = AuthenticationConfig::default();

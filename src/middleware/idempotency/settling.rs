@@ -12,7 +12,6 @@ use crate::{
     clock::Clock,
     ledger::{Filter, LedgerError, Record, State},
     operations::{CallMeta, Operations, Settler},
-    principal::{Peer, Principal},
 };
 
 /// How many operations one look takes at most, and how long settling one of them may take.
@@ -73,22 +72,7 @@ async fn settle(
     books: &Books,
     record: &Record,
 ) -> Result<(), LedgerError> {
-    let meta = CallMeta {
-        request_id: "".into(),
-        deadline: Instant::now() + BOUND,
-        account: None,
-        region: None,
-        operation_id: record.id.as_str().into(),
-        // What the answer explains is what the caller may see.
-        principal: Principal::parse_id(&record.caller).unwrap_or_else(Principal::local).into(),
-        peer: Peer::default(),
-        method: "",
-        key: None,
-        change_reason: None,
-        trace_id: None,
-        journal: None,
-        progress: Arc::default(),
-    };
+    let meta = CallMeta::of_record(record, Instant::now() + BOUND);
     let settler = Settler {
         operations,
         ledger: books.ledger.as_ref(),
