@@ -11,6 +11,8 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::cast_possible_wrap,
+    clippy::needless_pass_by_value,
+    clippy::cast_possible_truncation,
     reason = "a panic is a failed test"
 )]
 
