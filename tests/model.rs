@@ -77,7 +77,7 @@ fn programs(engine: &Engine) -> (u64, Tally) {
         let ran = run::run(&program, None, engine, verbose);
         if let Some(broken) = ran.violations.first() {
             println!("program {number} of seed {seed}: {broken}");
-            let small = shrink(program, kind(broken), None, engine);
+            let small = shrink(program, &kind(broken), engine);
             println!("{small}");
             let ran = run::run(&small, None, engine, true);
             panic!(
@@ -105,10 +105,10 @@ fn kind(broken: &str) -> String {
         .join(" ")
 }
 
-fn shrink(mut program: Program, kind_of: String, bug: Option<Bug>, engine: &Engine) -> Program {
+fn shrink(mut program: Program, broke: &str, engine: &Engine) -> Program {
     let fails = |program: &Program| {
-        let ran = run::run(program, bug, engine, false);
-        ran.violations.iter().any(|broken| kind(broken) == kind_of)
+        let ran = run::run(program, None, engine, false);
+        ran.violations.iter().any(|broken| kind(broken) == broke)
     };
     while let Some(smaller) = program.smaller().into_iter().find(fails) {
         program = smaller;
@@ -186,5 +186,6 @@ finds! {
     finds_a_resend_by_properties: PropertiesAgain "was sent other than planned";
     finds_two_records_of_a_key: ForgottenKeys "two records of a key";
     finds_what_is_unresolved_without_a_cause: NoCause "UNRESOLVED without a cause";
+    finds_what_was_read_back_and_is_not_so: BlindReads "was read back as done";
     finds_what_was_sent_and_denied: FalseComfort "is told that nothing was sent";
 }

@@ -56,6 +56,8 @@ pub enum Bug {
     ForgottenKeys,
     /// UNRESOLVED, and nobody knows why.
     NoCause,
+    /// The background sees no rules.
+    BlindReads,
     /// A caller is told that nothing was sent.
     FalseComfort,
 }

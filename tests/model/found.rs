@@ -55,7 +55,7 @@ fn hurried(at: u64, key: usize, deadline: Duration) -> (Duration, What) {
     (secs(at), What::Call(call))
 }
 
-fn holds(terms: Terms, ask: Ask, steps: Vec<(Duration, What)>) {
+fn holds(terms: Terms, ask: &Ask, steps: Vec<(Duration, What)>) {
     let steps: Vec<Step> =
         steps.into_iter().zip(0..).map(|((at, what), number)| Step { number, at, what }).collect();
     for seed in 0..DRAWS {
@@ -72,13 +72,13 @@ fn holds(terms: Terms, ask: Ask, steps: Vec<(Duration, What)>) {
 /// A live call sent the rest of an operation, could not look at the ledger after it, and said that nothing was sent.
 #[test]
 fn who_sent_the_rest_does_not_say_that_nothing_was_sent() {
-    holds(terms(700, 200), revoke(), vec![call(0, 0), call(8, 0), call(16, 0), call(24, 0)]);
+    holds(terms(700, 200), &revoke(), vec![call(0, 0), call(8, 0), call(16, 0), call(24, 0)]);
 }
 
 /// Two calls with a lost turn began the next attempt of one released operation: the slower got INTERNAL.
 #[test]
 fn two_attempts_at_once_of_a_released_operation_get_one_answer() {
-    holds(terms(300, 300), revoke(), vec![call(0, 0), call(3, 0), call(3, 0), call(3, 0)]);
+    holds(terms(300, 300), &revoke(), vec![call(0, 0), call(3, 0), call(3, 0), call(3, 0)]);
 }
 
 /// Others removed the rule that the pre-image had, the request added it, and it was read back as not done.
@@ -92,19 +92,19 @@ fn an_authorize_whose_rule_others_removed_meanwhile_is_seen() {
         tag: true,
     };
     let remove = (secs(1), What::Outside(Outside::Remove { group: 1, port: 443 }));
-    holds(terms(900, 0), ask, vec![call(0, 0), remove, call(20, 0)]);
+    holds(terms(900, 0), &ask, vec![call(0, 0), remove, call(20, 0)]);
 }
 
 /// The intent of a released operation's next attempt was not written; voiding it released another call's attempt, which
 /// had been sent.
 #[test]
 fn an_intent_that_was_not_written_voids_no_other_attempt() {
-    holds(terms(500, 300), revoke(), vec![call(0, 0), call(3, 0), call(3, 0), call(4, 0)]);
+    holds(terms(500, 300), &revoke(), vec![call(0, 0), call(3, 0), call(3, 0), call(4, 0)]);
 }
 
 /// What was sent again without an answer was read back as not done while it was still under way.
 #[test]
 fn what_was_sent_again_is_waited_for() {
     let again = hurried(9, 0, Duration::from_millis(800));
-    holds(terms(900, 0), revoke(), vec![call(0, 0), again, call(11, 1)]);
+    holds(terms(900, 0), &revoke(), vec![call(0, 0), again, call(11, 1)]);
 }

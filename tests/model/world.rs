@@ -16,7 +16,7 @@ use portcullis::{
         DeleteGroup, Deleted, GroupImage, RevokeRules, Revoked, sandbox::Sandbox,
     },
     clock::Clock,
-    ledger::{Ledger, Plan, Record, Recorded},
+    ledger::{Ledger, Plan, Record, Recorded, record::to_millis},
     operations::Timing,
     random::SeededRandom,
     rule::{GroupId, GroupRef, Rule, RuleId, Target},
@@ -190,7 +190,7 @@ impl World {
     /// An id as the service makes them, in the order of their making.
     pub fn new_operation(&self) -> String {
         let count = self.book().calls.len() as u64;
-        let millis = self.time.since_start().as_millis() as u64 + 1_700_000_000_000;
+        let millis = to_millis(self.now());
         let mut bytes = [0; 10];
         bytes[2..].copy_from_slice(&count.to_be_bytes());
         let id = uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid();
