@@ -23,7 +23,22 @@ pub struct Program {
     /// The sandbox's EC2 door, if it was opened.
     #[allow(dead_code, reason = "not every test that starts programs asks there")]
     pub ec2_door: Option<String>,
-    _process: Child,
+    process: Child,
+}
+
+#[allow(dead_code, reason = "not every test that starts programs ends them")]
+impl Program {
+    /// `kill -9`; waits until it is gone.
+    pub async fn kill(mut self) {
+        self.process.kill().await.unwrap();
+    }
+
+    /// Sends it a signal by its name, such as STOP.
+    pub async fn signal(&self, name: &str) {
+        let id = self.process.id().unwrap().to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status().await.unwrap();
+        assert!(status.success(), "kill -s {name} {id}");
+    }
 }
 
 /// A tool of the tests by its path below the tools folder, or on PATH. None: it is not installed, and need not be.
@@ -60,7 +75,7 @@ pub async fn portcullis(flags: &[&str], environment: &[(&str, &str)]) -> Program
         None
     };
     lines.drain();
-    Program { address, ec2_door, _process: process }
+    Program { address, ec2_door, process }
 }
 
 /// moto's server on a port of the system's choice.
@@ -73,7 +88,7 @@ pub async fn moto(program: &Path) -> Program {
     let line = lines.next_with("Running on http://").await;
     lines.drain();
     let (_, address) = line.split_once("http://").unwrap();
-    Program { address: address.trim().to_owned(), ec2_door: None, _process: process }
+    Program { address: address.trim().to_owned(), ec2_door: None, process }
 }
 
 fn start(command: &mut Command) -> Child {

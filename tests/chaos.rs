@@ -1,0 +1,78 @@
+//! `kill -9` and SIGSTOP for real: servers with a ledger on disk between real clients and EC2, which is a sandbox behind its
+//! EC2 door in a process of its own. In the end every change that was asked for is held against the log of effects.
+//!
+//! scripts/chaos runs it for longer: `CHAOS_KILLS`, `CHAOS_REPLICAS`, `CHAOS_SEED`.
+
+#![cfg(feature = "ec2")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "chaos/clients.rs"]
+mod clients;
+#[path = "chaos/fleet.rs"]
+mod fleet;
+#[path = "postgres/server.rs"]
+#[allow(dead_code, reason = "the tests of the ledger use the rest")]
+mod postgres;
+#[path = "transcripts/programs.rs"]
+#[allow(dead_code, reason = "the transcripts use the rest")]
+mod programs;
+#[path = "chaos/verdict.rs"]
+mod verdict;
+
+use std::env;
+
+use clients::Clients;
+use fleet::{Ec2, Fleet, Where};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+/// As many kills as a run of all tests has.
+const KILLS: usize = 10;
+
+/// After how many answers, at least and at most, the next server is killed or paused.
+const BETWEEN: std::ops::Range<usize> = 5..30;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_server_on_sqlite_is_killed_again_and_again() {
+    let folder = env::temp_dir().join(format!("portcullis-chaos-{}", std::process::id()));
+    run(Where::Sqlite(folder.join("ledger.db")), 1).await;
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_on_postgresql_are_killed_and_paused() {
+    let replicas = setting("CHAOS_REPLICAS", 3);
+    let server = postgres::Server::start(&["fsync=off", "max_connections=200"]);
+    let database = server.database();
+    run(Where::Postgres(database.url()), replicas).await;
+}
+
+async fn run(ledger: Where, replicas: usize) {
+    let (kills, seed) = (setting("CHAOS_KILLS", KILLS), setting("CHAOS_SEED", 1));
+    let mut random = StdRng::seed_from_u64(seed as u64);
+    let ec2 = Ec2::start().await;
+    let mut fleet = Fleet::start(&ec2, ledger, replicas).await;
+    let clients = Clients::start(&ec2, &fleet.addresses());
+    for kill in 0..kills {
+        clients.answers(random.random_range(BETWEEN)).await;
+        let victim = random.random_range(0..replicas);
+        // A paused one finds itself fenced out when it goes on.
+        if replicas > 1 && random.random_range(0..2) == 0 {
+            fleet.pause(victim, &clients).await;
+        }
+        fleet.kill(victim).await;
+        println!("kill {} of {kills}: replica {victim}, {} answers", kill + 1, clients.answered());
+        fleet.restart(victim).await;
+    }
+    let jobs = clients.finish().await;
+    let found = verdict::of(&jobs, &ec2, &mut fleet).await;
+    println!(
+        "kills {kills} calls {} doubled {} lost {} unsettled {}",
+        jobs.calls, found.doubled, found.lost, found.unsettled
+    );
+    assert_eq!((found.doubled, found.lost, found.unsettled), (0, 0, 0), "{:#?}", found.why);
+}
+
+#[allow(clippy::disallowed_methods, reason = "how long it runs is the script's to say")]
+fn setting(name: &str, default: usize) -> usize {
+    env::var(name).map_or(default, |text| text.parse().unwrap())
+}

@@ -1,0 +1,160 @@
+//! The processes: EC2, and the servers in front of it.
+
+use std::path::PathBuf;
+
+use portcullis::api::proto::{
+    sandbox::v1::{LoadStateRequest, sandbox_service_client::SandboxServiceClient},
+    v1::security_group_service_client::SecurityGroupServiceClient,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::{
+    clients::Clients,
+    programs::{Program, portcullis},
+};
+
+pub const VPCS: [(&str, bool); 2] =
+    [("vpc-0d000000000000000", true), ("vpc-0e000000000000000", false)];
+pub const GROUPS: usize = 12;
+pub const RULES: usize = 40;
+
+const ACCOUNT: &str = "123456789012";
+const REGION: &str = "us-east-1";
+
+/// Where the ledger is.
+pub enum Where {
+    Sqlite(PathBuf),
+    Postgres(String),
+}
+
+/// A sandbox behind its EC2 door; its effects survive whatever happens to the servers.
+pub struct Ec2 {
+    program: Program,
+    pub sandbox: SandboxServiceClient<Channel>,
+    pub groups: SecurityGroupServiceClient<Channel>,
+}
+
+/// The servers.
+pub struct Fleet {
+    url: String,
+    ledger: String,
+    replicas: Vec<Option<Program>>,
+    addresses: watch::Sender<Vec<String>>,
+}
+
+pub fn channel(address: &str) -> Channel {
+    Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+}
+
+/// The group and its one rule of that number.
+pub fn group_id(group: usize) -> String {
+    format!("sg-{:017x}", group + 1)
+}
+
+pub fn cidr(rule: usize) -> String {
+    format!("10.{}.{}.0/24", rule / 200, rule % 200)
+}
+
+impl Ec2 {
+    pub async fn start() -> Self {
+        let program = portcullis(&["--sandbox-ec2-listen", "127.0.0.1:0"], &[]).await;
+        let channel = channel(&program.address);
+        let mut sandbox = SandboxServiceClient::new(channel.clone());
+        let state = serde_json::from_value(state()).unwrap();
+        let request = LoadStateRequest { state: Some(state), replace: true };
+        sandbox.load_state(request).await.unwrap();
+        Self { program, sandbox, groups: SecurityGroupServiceClient::new(channel) }
+    }
+}
+
+/// Groups in both kinds of VPC, with many rules each.
+fn state() -> Value {
+    let vpcs: Vec<Value> = VPCS
+        .iter()
+        .map(|(id, default)| {
+            json!({"VpcId": id, "IsDefault": default, "CidrBlock": "172.31.0.0/16", "OwnerId": ACCOUNT, "Region": REGION})
+        })
+        .collect();
+    let ranges: Vec<Value> = (0..RULES).map(|rule| json!({"CidrIp": cidr(rule)})).collect();
+    let groups: Vec<Value> = (0..GROUPS)
+        .map(|group| {
+            json!({
+                "GroupId": group_id(group), "GroupName": format!("chaos-{group}"),
+                "Description": "for a test", "OwnerId": ACCOUNT, "VpcId": VPCS[group % 2].0,
+                "IpPermissionsEgress": [
+                    {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": ranges},
+                ],
+            })
+        })
+        .collect();
+    json!({"Vpcs": vpcs, "SecurityGroups": groups})
+}
+
+impl Fleet {
+    pub async fn start(ec2: &Ec2, ledger: Where, replicas: usize) -> Self {
+        let url = format!("http://{}", ec2.program.ec2_door.as_ref().unwrap());
+        let ledger = match ledger {
+            Where::Sqlite(path) => format!("sqlite:{}", path.display()),
+            Where::Postgres(url) => url,
+        };
+        let mut fleet = Self {
+            url,
+            ledger,
+            replicas: (0..replicas).map(|_| None).collect(),
+            addresses: watch::Sender::new(vec![String::new(); replicas]),
+        };
+        for replica in 0..replicas {
+            fleet.restart(replica).await;
+        }
+        fleet
+    }
+
+    pub fn addresses(&self) -> watch::Receiver<Vec<String>> {
+        self.addresses.subscribe()
+    }
+
+    /// A server that knows no one but EC2 and the ledger. Its attempts are short, so that what is in doubt can be
+    /// settled soon.
+    pub async fn restart(&mut self, replica: usize) {
+        let flags = [
+            "--backend",
+            "ec2",
+            "--ec2-endpoint-url",
+            &self.url,
+            "--default-region",
+            REGION,
+            "--ec2-pacing",
+            "off",
+            "--ec2-connect-timeout-ms",
+            "200",
+            "--ec2-attempt-timeout-ms",
+            "500",
+            "--ledger-settle-grace-ms",
+            "100",
+        ];
+        let environment = [
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("PORTCULLIS_LEDGER", &self.ledger),
+        ];
+        let program = portcullis(&flags, &environment).await;
+        self.addresses.send_modify(|all| all[replica].clone_from(&program.address));
+        self.replicas[replica] = Some(program);
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub async fn kill(&mut self, replica: usize) {
+        self.replicas[replica].take().unwrap().kill().await;
+    }
+
+    /// Stops a server where it stands until the others have answered for a while.
+    pub async fn pause(&mut self, replica: usize, clients: &Clients) {
+        let program = self.replicas[replica].as_ref().unwrap();
+        program.signal("STOP").await;
+        clients.answers(10).await;
+        program.signal("CONT").await;
+        clients.answers(3).await;
+    }
+}

@@ -1,0 +1,84 @@
+//! What was asked for, held against the log of effects.
+
+use std::collections::HashMap;
+
+use portcullis::api::proto::{
+    sandbox::v1::GetStateRequest,
+    v1::{
+        ListOperationsRequest, OperationState, operation_service_client::OperationServiceClient,
+        security_group_service_client::SecurityGroupServiceClient,
+    },
+};
+
+use crate::{
+    clients::Jobs,
+    fleet::{Ec2, Fleet, channel, cidr, group_id},
+};
+
+const REVOKE: &str = "RevokeSecurityGroupEgress";
+
+/// What is wrong.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Changes with more than one effect, or two answers.
+    pub doubled: usize,
+    /// Changes that were answered and not made, or made and not recorded.
+    pub lost: usize,
+    /// Operations of which nobody knows what became of them.
+    pub unsettled: usize,
+    pub why: Vec<String>,
+}
+
+pub async fn of(jobs: &Jobs, ec2: &Ec2, fleet: &mut Fleet) -> Verdict {
+    let mut verdict = Verdict::default();
+    let address = fleet.addresses().borrow()[0].clone();
+    // Every key once more: the same answer.
+    let mut again = SecurityGroupServiceClient::new(channel(&address));
+    for job in &jobs.all {
+        match (&job.answer, again.revoke_egress(job.request()).await) {
+            (Ok(first), Ok(second)) if *first == *second.get_ref() => {}
+            (first, second) => {
+                verdict.doubled += 1;
+                verdict.why.push(format!("{} had {first:?} and then {second:?}", job.key));
+            }
+        }
+    }
+    let request = GetStateRequest { include_effects: true };
+    let state = ec2.sandbox.clone().get_state(request).await.unwrap().into_inner();
+    let mut removed: HashMap<&str, Vec<String>> = HashMap::new();
+    for effect in state.effects.iter().filter(|effect| effect.action == REVOKE) {
+        for rule in &effect.security_group_rules {
+            let place = format!("{} {}", effect.group_id, rule.cidr_ipv4());
+            removed.entry(&effect.operation_id).or_default().push(place);
+        }
+    }
+    for job in &jobs.all {
+        let id = job.answer.as_ref().map(|answer| answer.operation_id.clone()).unwrap_or_default();
+        let place = format!("{} {}", group_id(job.group), cidr(job.rule));
+        match removed.remove(id.as_str()).as_deref() {
+            Some([one]) if *one == place => {}
+            None => {
+                verdict.lost += 1;
+                verdict.why.push(format!("{} was answered {:?} and not made", job.key, job.answer));
+            }
+            Some(many) => {
+                verdict.doubled += 1;
+                verdict.why.push(format!("{} of {place} removed {many:?}", job.key));
+            }
+        }
+    }
+    // What nobody was told of.
+    for (operation, places) in removed {
+        verdict.doubled += 1;
+        verdict.why.push(format!("{operation} removed {places:?}, and no call was answered so"));
+    }
+    let mut operations = OperationServiceClient::new(channel(&address));
+    let unsettled =
+        [OperationState::InProgress, OperationState::InDoubt, OperationState::Unresolved];
+    let request =
+        ListOperationsRequest { states: unsettled.map(Into::into).to_vec(), ..Default::default() };
+    let left = operations.list_operations(request).await.unwrap().into_inner().operations;
+    verdict.unsettled = left.len();
+    verdict.why.extend(left.iter().map(|operation| format!("left: {operation:?}")));
+    verdict
+}
