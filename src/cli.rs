@@ -16,6 +16,7 @@ pub mod banner;
 pub mod client;
 mod connect;
 pub mod health;
+pub mod ledger;
 pub mod policy;
 pub mod token;
 
@@ -38,6 +39,7 @@ Exit codes:
   0   after a drain (SIGTERM or SIGINT starts it), or the command did what it should
   1   cannot start; calls were still in work at the end of drain_timeout_ms or at a second signal;
       health: not SERVING; policy check: something is wrong; policy explain: denied;
+      ledger: it cannot be opened, or verify found something;
       revoke-egress, authorize-egress, describe-rules, describe-groups, operations: refused, or
       something was unknown
   2   the last five: nobody can tell; no server or no answer in time, or EC2's was lost
@@ -56,6 +58,8 @@ pub enum Command {
     Policy(policy::Policy),
     /// Make a static token.
     NewToken(token::New),
+    /// Work on a ledger.
+    Ledger(ledger::Ledger),
     /// Call a server.
     Client(client::Client),
 }
@@ -70,6 +74,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::
         Some(Sub::Health(health)) => Command::Health(health),
         Some(Sub::Policy(policy)) => Command::Policy(policy),
         Some(Sub::Token { command: token::Token::New(new) }) => Command::NewToken(new),
+        Some(Sub::Ledger { command }) => Command::Ledger(command),
         Some(Sub::Client(client)) => Command::Client(client),
     })
 }
@@ -99,6 +104,11 @@ enum Sub {
     Token {
         #[command(subcommand)]
         command: token::Token,
+    },
+    /// Prove, print or migrate the ledger of changes
+    Ledger {
+        #[command(subcommand)]
+        command: ledger::Ledger,
     },
     #[command(flatten)]
     Client(client::Client),

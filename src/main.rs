@@ -20,6 +20,7 @@ use portcullis::{
         self, Command, Settings,
         banner::{Addresses, Sample, banner},
         client::{Client, Screen},
+        ledger::{Failure, Ledger},
     },
     clock::{Clock, SystemClock},
     config::{
@@ -28,7 +29,7 @@ use portcullis::{
     },
     credentials::{Authenticator, Reread},
     ledger::{
-        Ledger, Terms,
+        self, Terms,
         memory::Memory,
         postgres::{self, Postgres},
         sqlite::Sqlite,
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
             Err(error) => complain(&error, USAGE),
         },
         Ok(Command::NewToken(new)) => print(&new.make(&SystemRandom)),
+        Ok(Command::Ledger(ledger)) => run(work_on(ledger)),
         Ok(Command::Client(client)) => run(ask(client)),
         Err(error) => {
             // If nobody reads it there is nobody to tell.
@@ -254,16 +256,17 @@ async fn open_books(
     let LedgerConfig { engine, key_required, key_retention, record_retention, grace } =
         &config.ledger;
     let terms = Terms { key_retention: *key_retention, record_retention: *record_retention };
-    let ledger: Arc<dyn Ledger> = match engine {
+    let ledger: Arc<dyn ledger::Ledger> = match engine {
         LedgerEngine::Memory => Arc::new(Memory::new(terms, clock)),
         LedgerEngine::Sqlite(path) => {
-            let opened = Sqlite::open(path, &bound_to(&config.backend), terms, clock);
+            let opened = Sqlite::open(path, &config.backend.ledger_binding(), terms, clock);
             Arc::new(opened.map_err(|error| error.to_string())?)
         }
         LedgerEngine::Postgres(url) => {
             let settings = postgres::Settings::parse(url.expose());
             let settings = settings.map_err(|error| error.to_string())?;
-            let opened = Postgres::open(&settings, &bound_to(&config.backend), terms, random).await;
+            let opened =
+                Postgres::open(&settings, &config.backend.ledger_binding(), terms, random).await;
             Arc::new(opened.map_err(|error| error.to_string())?)
         }
     };
@@ -278,14 +281,6 @@ async fn open_books(
         key_required: *key_required,
         settle_every: SETTLE_EVERY,
     })
-}
-
-/// What a ledger on disk is for. It refuses to be another backend's: keys and records would mean something else.
-fn bound_to(backend: &BackendConfig) -> String {
-    match backend {
-        BackendConfig::Sandbox(_) => "sandbox".to_owned(),
-        BackendConfig::Ec2(ec2) => format!("ec2 {}", ec2.endpoint_url.as_deref().unwrap_or("aws")),
-    }
 }
 
 /// TLS, if it is served here.
@@ -499,6 +494,15 @@ async fn ask(client: Client) -> u8 {
     print(&ended.out);
     let _ = io::stderr().write_all(ended.err.as_bytes());
     ended.code
+}
+
+async fn work_on(ledger: Ledger) -> u8 {
+    match ledger.run(&mut io::stdout()).await {
+        Ok(true) => OK,
+        Ok(false) => FAILED,
+        Err(Failure::Usage(error)) => complain(&error, USAGE),
+        Err(Failure::Ledger(error)) => complain(&error, FAILED),
+    }
 }
 
 fn refuse(complaints: &[Complaint]) -> u8 {

@@ -65,6 +65,17 @@ pub(super) fn read(reader: &mut Reader<'_>, backend: &BackendConfig) -> LedgerCo
     }
 }
 
+impl BackendConfig {
+    /// What a ledger on disk is bound to. It refuses to be another backend's: its keys and records would mean something
+    /// else.
+    pub fn ledger_binding(&self) -> String {
+        match self {
+            Self::Sandbox(_) => "sandbox".to_owned(),
+            Self::Ec2(ec2) => format!("ec2 {}", ec2.endpoint_url.as_deref().unwrap_or("aws")),
+        }
+    }
+}
+
 /// Whether what is changed there is real: not the sandbox, and no emulator on this machine.
 fn is_real(backend: &BackendConfig) -> bool {
     match backend {

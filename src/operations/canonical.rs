@@ -65,42 +65,29 @@ fn group(form: &mut Map<String, Value>, group: &GroupRef) {
 
 /// Atomic rules, without host bits, in one order.
 fn rules(form: &mut Map<String, Value>, direction: Direction, specs: &[RuleSpec]) {
-    let mut rules: Vec<String> = specs
-        .iter()
-        .map(|spec| {
-            let spec = RuleSpec { peer: spec.peer.clone().canonical(), ..spec.clone() };
-            json!(StoredRule::of_spec(direction, &spec)).to_string()
-        })
-        .collect();
-    rules.sort_unstable();
-    form.insert("IpPermissions".to_owned(), rules.into());
+    let rules = specs.iter().map(|spec| {
+        let spec = RuleSpec { peer: spec.peer.clone().canonical(), ..spec.clone() };
+        json!(StoredRule::of_spec(direction, &spec))
+    });
+    form.insert("IpPermissions".to_owned(), ordered(rules));
 }
 
 fn tags(form: &mut Map<String, Value>, tags: &[Tag]) {
-    let mut tags: Vec<String> =
-        tags.iter().map(|tag| json!(StoredTag::from(tag)).to_string()).collect();
-    tags.sort_unstable();
-    form.insert("Tags".to_owned(), tags.into());
+    let tags = tags.iter().map(|tag| json!(StoredTag::from(tag)));
+    form.insert("Tags".to_owned(), ordered(tags));
+}
+
+/// A list in the order of its items' texts.
+fn ordered(items: impl Iterator<Item = Value>) -> Value {
+    let mut items: Vec<Value> = items.collect();
+    items.sort_by_cached_key(Value::to_string);
+    Value::Array(items)
 }
 
 /// What a change takes its turn for, and what records are found by: the group, by id if it has one, where it is. Another
 /// incarnation's groups are other groups.
 pub fn turn(scope: &str, target: &Target, group: &str) -> String {
     format!("{scope} {target}/{group}")
-}
-
-/// A recorded request for people: rules and tags, which are texts so that they can be put in order, as what they are.
-pub fn readable(request: &Value) -> Value {
-    match request {
-        Value::Object(form) => {
-            Value::Object(form.iter().map(|(name, part)| (name.clone(), readable(part))).collect())
-        }
-        Value::Array(parts) => parts.iter().map(readable).collect(),
-        Value::String(text) if text.starts_with('{') => {
-            serde_json::from_str(text).unwrap_or_else(|_| request.clone())
-        }
-        other => other.clone(),
-    }
 }
 
 /// The fingerprint of a request in canonical form.

@@ -36,6 +36,29 @@ fn outcome(output: Output) -> (i32, String, String) {
 }
 
 #[test]
+fn a_ledger_is_made_proved_and_printed() {
+    let folder = std::env::temp_dir().join(format!("portcullis-ledger-{}", std::process::id()));
+    let ledger = format!("sqlite:{}", folder.join("ledger.db").display());
+    let on = |command: &str| run(&["ledger", command, "--ledger", &ledger]);
+    let (code, _, told) = on("verify");
+    assert_eq!(code, 1, "{told}");
+    assert!(told.contains("ledger.db"), "{told}");
+    assert_eq!(on("migrate"), (0, "The schema is up to date.\n".into(), String::new()));
+    let (code, said, _) = on("verify");
+    assert!(code == 0 && said.starts_with("records 0\nevents  0\nhead    "), "{said}");
+    assert_eq!(on("export"), (0, String::new(), String::new()));
+    // It is the sandbox's: EC2's server does not take it.
+    let ec2 = ["--backend", "ec2", "--insecure-loopback", "--ledger", &ledger];
+    let (code, _, told) = run(&[&["ledger", "migrate"], &ec2[..]].concat());
+    assert!(code == 1 && told.contains("sandbox"), "{told}");
+    std::fs::remove_dir_all(folder).unwrap();
+    for command in ["verify", "export", "migrate"] {
+        let (code, _, told) = run(&["ledger", command]);
+        assert!(code == 64 && told.contains("a ledger in memory is gone"), "{told}");
+    }
+}
+
+#[test]
 fn help_names_every_setting_with_its_default_and_unit() {
     for args in [&["--help"][..], &["serve", "--help"], &["check-config", "--help"]] {
         let (code, help, _) = run(args);

@@ -4,15 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use portcullis::{
     access::Access,
+    api::scribe::{ProtoScribe, method},
     backend::{Backend, CreateGroup, DescribeRules, paced::Paced},
     clock::SystemClock,
     error::{Error, Reason},
+    ledger::Terms,
+    middleware::idempotency::{Books, IdempotencyLayer},
     operations::{Call, CallMeta, Command, Create, Operations, Outcome, Progress},
     pacing::Action,
     principal::{Peer, Principal},
 };
 use tokio::time::Instant;
-use tower::ServiceExt as _;
+use tower::{Layer as _, ServiceExt as _};
 
 use super::{
     call, open,
@@ -33,6 +36,11 @@ async fn create(backend: Arc<dyn Backend>, time: Duration) -> Result<Outcome, Er
         operation_id: "op-1".into(),
         principal: Arc::new(Principal::local()),
         peer: Peer::default(),
+        method: method::CREATE,
+        key: None,
+        change_reason: None,
+        trace_id: None,
+        journal: None,
         progress: Arc::new(Progress::default()),
     };
     let command = Command::Create(Create(CreateGroup {
@@ -43,7 +51,8 @@ async fn create(backend: Arc<dyn Backend>, time: Duration) -> Result<Outcome, Er
         dry_run: false,
     }));
     let operations = Operations::new(backend, Arc::new(Access::allow_all()), Arc::new(SystemClock));
-    operations.oneshot(Call { meta, command }).await
+    let books = Books::in_memory(Terms::default(), Arc::new(SystemClock), Arc::new(ProtoScribe));
+    IdempotencyLayer::new(books).layer(operations).oneshot(Call { meta, command }).await
 }
 
 /// One percent of EC2's budget: one change at once, and another after 20 seconds.
@@ -73,7 +82,7 @@ async fn a_change_is_sent_when_it_has_its_slot_and_not_before() {
     }
     assert!(endpoint.received(CREATE).is_empty());
     drop(holder.slot.take());
-    assert!(matches!(change.await, Ok(Outcome::Created(_))));
+    assert!(matches!(change.await, Ok(Outcome::Recorded(_))));
     assert_eq!(endpoint.received(CREATE).len(), 1);
 }
 

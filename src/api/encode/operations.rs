@@ -9,7 +9,6 @@ use crate::{
         Plan, Record, Recorded, SettledBy, State,
         stored::{StoredGroup, StoredRule},
     },
-    operations::canonical,
     principal::Principal,
 };
 
@@ -30,7 +29,7 @@ pub fn operation(record: &Record) -> v1::Operation {
             id if id.is_empty() => created(record).unwrap_or_default(),
             id => id.clone(),
         },
-        request: serde_json::from_value(canonical::readable(&record.request)).ok(),
+        request: serde_json::from_value(record.request.clone()).ok(),
         change_reason: record.change_reason.clone().unwrap_or_default(),
         attempts: i32::try_from(record.attempts).unwrap_or(i32::MAX),
         created_at: Some(timestamp(record.created_at)),
