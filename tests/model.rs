@@ -185,5 +185,6 @@ finds! {
     finds_two_records_of_a_key: ForgottenKeys "two records of a key";
     finds_what_is_unresolved_without_a_cause: NoCause "UNRESOLVED without a cause";
     finds_what_was_read_back_and_is_not_so: BlindReads "was read back as done";
+    finds_an_internal_error: SternLedger "a fault of ours";
     finds_what_was_sent_and_denied: FalseComfort "is told that nothing was sent";
 }
