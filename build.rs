@@ -3,10 +3,11 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "portcullis/v1/types.proto",
     "portcullis/v1/revocation.proto",
     "portcullis/v1/security_group_service.proto",
+    "portcullis/v1/operation_service.proto",
     "portcullis/sandbox/v1/sandbox_service.proto",
 ];
 

@@ -184,6 +184,16 @@ impl Access {
         if allowed || gate.mode == Mode::ReportOnly { Ok(()) } else { Err(denied()) }
     }
 
+    /// Whether policies give the caller a privilege there: something that calls do without. Without policies nobody has
+    /// it; policies that only report give what they permit, and take nothing from those whom they deny. Logged.
+    pub fn grants(&self, caller: Caller<'_>, privilege: Action, resource: Resource<'_>) -> bool {
+        let Some(gate) = &self.0 else { return false };
+        let (circumstances, none) = (Circumstances::default(), [RuleFacts::none()]);
+        let judgements = gate.judge(caller, privilege, resource, circumstances, &none);
+        gate.log(caller, privilege, resource, circumstances, &none, &judgements);
+        !judgements.is_empty() && judgements.iter().all(|judgement| judgement.allowed)
+    }
+
     /// Which of these groups the caller may read by that action. The log says how many.
     pub fn readable(
         &self,
@@ -318,6 +328,10 @@ impl Line<'_> {
                 line!(debug, "allowed", policies = policies)
             }
             (true, _) => line!(info, "allowed", policies = policies),
+            // What most callers have not: nothing is refused for it.
+            (false, _) if self.action == Action::UseIncidentLane => {
+                line!(debug, "not given", policies = policies)
+            }
             (false, Mode::Enforce) => line!(info, "denied", policies = policies),
             (false, Mode::ReportOnly) => line!(warn, "would deny", policies = policies),
         }

@@ -1,7 +1,8 @@
 //! The admin listener: what an orchestrator asks over plain HTTP/1.1.
 //!
 //! `/livez` answers while the process runs, `/readyz` says whether it takes calls, `/version` which build it is.
-//! `/readyz` also names the parts whose files are broken, as stale: they work on with what they had. The listener
+//! `/readyz` also names the parts whose files are broken, as stale: they work on with what they had; and the
+//! ledger, if it is unavailable: then changes are refused and reads go on. The listener
 //! goes on answering through the drain, so that a load balancer sees the draining.
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
@@ -99,10 +100,13 @@ fn answer(
                 "ready": ready, "started": started, "draining": draining,
             });
             let stale = stale.names();
-            if !stale.is_empty()
-                && let Some(body) = body.as_object_mut()
-            {
-                body.insert("stale".to_owned(), serde_json::json!(stale));
+            if let Some(body) = body.as_object_mut() {
+                if !stale.is_empty() {
+                    body.insert("stale".to_owned(), serde_json::json!(stale));
+                }
+                if !status.ledger_up() {
+                    body.insert("ledger".to_owned(), serde_json::json!("unavailable"));
+                }
             }
             (code, body)
         }

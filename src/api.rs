@@ -7,6 +7,7 @@ pub mod encode;
 pub mod health;
 mod metadata;
 pub mod methods;
+pub mod operations;
 pub mod proto;
 pub mod query;
 pub mod sandbox;

@@ -46,6 +46,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// How long after a write a read may still show the state before it, in the common case. Zero: never.
     fn read_lag(&self) -> Duration;
 
+    /// Whether calls wait for their turn here, so that it matters in which lane they do.
+    fn is_paced(&self) -> bool {
+        false
+    }
+
     /// Waits for a slot for a mutation that is to come in this call; the call holds it from then on. None: there is
     /// nothing to wait for.
     fn reserve<'a>(
@@ -129,6 +134,17 @@ pub struct CallContext {
     pub read_lane: Lane,
     /// The slot that [`Backend::reserve`] got.
     pub slot: HeldSlot,
+    /// The AWS session that makes it, where the sandbox is EC2 for others; its effect log names it.
+    pub session: Option<Arc<AwsSession>>,
+}
+
+/// A session of an assumed role, as AWS names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwsSession {
+    /// `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
+    pub arn: String,
+    /// Who is behind it, if it says so.
+    pub source_identity: Option<String>,
 }
 
 /// A slot for one EC2 call. Dropped, it is given back.
@@ -167,6 +183,7 @@ impl CallContext {
             lane: Lane::Common,
             read_lane: Lane::Common,
             slot: HeldSlot::default(),
+            session: None,
         }
     }
 }

@@ -38,9 +38,9 @@ Exit codes:
   0   after a drain (SIGTERM or SIGINT starts it), or the command did what it should
   1   cannot start; calls were still in work at the end of drain_timeout_ms or at a second signal;
       health: not SERVING; policy check: something is wrong; policy explain: denied;
-      revoke-egress, authorize-egress, describe-rules, describe-groups: refused, or something was
-      unknown
-  2   the last four: nobody can tell; no server or no answer in time, or EC2's was lost
+      revoke-egress, authorize-egress, describe-rules, describe-groups, operations: refused, or
+      something was unknown
+  2   the last five: nobody can tell; no server or no answer in time, or EC2's was lost
   64  the configuration or the command line is wrong";
 
 /// What to do.

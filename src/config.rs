@@ -120,6 +120,8 @@ pub struct Ec2Config {
     pub connect_timeout: Duration,
     /// Whether it may start on real EC2 although callers are not authenticated.
     pub insecure_loopback: bool,
+    /// Whether encoded authorization messages are decoded and logged.
+    pub decode_authorization_messages: bool,
 }
 
 /// One account that is served.
@@ -133,6 +135,8 @@ pub struct TargetConfig {
     pub role_arn: Option<String>,
     /// What the role's trust policy asks for.
     pub external_id: Option<Secret>,
+    /// Whether each caller has a session of its own.
+    pub session_per_principal: bool,
 }
 
 /// Where the policies are.
@@ -384,6 +388,7 @@ impl Ec2Config {
             attempt_timeout: reader.millis("ec2_attempt_timeout_ms"),
             connect_timeout: reader.millis("ec2_connect_timeout_ms"),
             insecure_loopback: reader.switch("insecure_loopback"),
+            decode_authorization_messages: reader.switch("ec2_decode_authorization_messages"),
         };
         reader.check_order("ec2_connect_timeout_ms", "ec2_attempt_timeout_ms");
         config

@@ -37,6 +37,7 @@ pub enum Reason {
     OperationInProgress,
     GroupInDoubt,
     OperationNotFound,
+    OperationSettled,
     LedgerUnavailable,
     CredentialsMissing,
     CredentialsInvalid,
@@ -97,6 +98,7 @@ impl Reason {
             Self::OperationInProgress => "OPERATION_IN_PROGRESS",
             Self::GroupInDoubt => "GROUP_IN_DOUBT",
             Self::OperationNotFound => "OPERATION_NOT_FOUND",
+            Self::OperationSettled => "OPERATION_SETTLED",
             Self::LedgerUnavailable => "LEDGER_UNAVAILABLE",
             Self::CredentialsMissing => "CREDENTIALS_MISSING",
             Self::CredentialsInvalid => "CREDENTIALS_INVALID",
@@ -127,6 +129,7 @@ impl Reason {
             | Self::DependencyViolation
             | Self::CannotDelete
             | Self::IdempotencyKeyReused
+            | Self::OperationSettled
             | Self::Ec2Rejected => Code::FailedPrecondition,
             Self::OperationInProgress => Code::Aborted,
             Self::AccessDenied | Self::Ec2UnauthorizedOperation => Code::PermissionDenied,
@@ -186,6 +189,7 @@ impl Reason {
             | Self::OutcomeUnknown
             | Self::IdempotencyKeyReused
             | Self::OperationNotFound
+            | Self::OperationSettled
             | Self::CredentialsMissing
             | Self::CredentialsInvalid
             | Self::CredentialsExpired

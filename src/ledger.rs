@@ -14,8 +14,11 @@ use std::{
 
 use tokio::time::Instant;
 
+pub mod chain;
 pub mod memory;
+pub mod postgres;
 pub mod record;
+pub mod sqlite;
 pub mod state;
 pub mod stored;
 pub mod turns;

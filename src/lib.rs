@@ -9,11 +9,11 @@
 //!               │
 //!          api  │ decode: protobuf → Call          encode: Outcome → protobuf, Error → status
 //!               │
-//!   middleware  │ detach → (idempotency → turns)
+//!   middleware  │ detach → idempotency: replay, join, settle, or a turn
 //!               │
-//!   operations  │ pre-image → decide → send → explain, warn, verify
-//!               │
-//!      backend  │ paced → ec2 | sandbox
+//!   operations  │ pre-image → decide → intent → send → explain, warn
+//!               │                       │
+//!      backend  │ paced → ec2 | sandbox │ ledger: memory | sqlite | postgres
 //! ```
 //!
 //! Below all of it: [`rule`], the pure domain of security-group rules.

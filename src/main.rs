@@ -27,7 +27,12 @@ use portcullis::{
         PolicyConfig, SandboxConfig, TlsConfig,
     },
     credentials::{Authenticator, Reread},
-    ledger::{Ledger, Terms, memory::Memory},
+    ledger::{
+        Ledger, Terms,
+        memory::Memory,
+        postgres::{self, Postgres},
+        sqlite::Sqlite,
+    },
     middleware::idempotency::{Books, SETTLE_EVERY},
     operations::Timing,
     random::{Random, SystemRandom},
@@ -225,7 +230,7 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
         None => backend,
     };
     let (limits, rate_limits) = (config.limits.clone(), config.rate_limits.clone());
-    let books = open_books(config, clock.clone())?;
+    let books = open_books(config, clock.clone(), random.clone()).await?;
     Ok(server::Parts {
         limits,
         rate_limits,
@@ -241,14 +246,25 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
 }
 
 /// The ledger, and what goes with it.
-fn open_books(config: &Config, clock: Arc<dyn Clock>) -> Result<Books, String> {
+async fn open_books(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> Result<Books, String> {
     let LedgerConfig { engine, key_required, key_retention, record_retention, grace } =
         &config.ledger;
     let terms = Terms { key_retention: *key_retention, record_retention: *record_retention };
     let ledger: Arc<dyn Ledger> = match engine {
         LedgerEngine::Memory => Arc::new(Memory::new(terms, clock)),
-        LedgerEngine::Sqlite(_) | LedgerEngine::Postgres(_) => {
-            return Err("this build has no such ledger".to_owned());
+        LedgerEngine::Sqlite(path) => {
+            let opened = Sqlite::open(path, &bound_to(&config.backend), terms, clock);
+            Arc::new(opened.map_err(|error| error.to_string())?)
+        }
+        LedgerEngine::Postgres(url) => {
+            let settings = postgres::Settings::parse(url.expose());
+            let settings = settings.map_err(|error| error.to_string())?;
+            let opened = Postgres::open(&settings, &bound_to(&config.backend), terms, random).await;
+            Arc::new(opened.map_err(|error| error.to_string())?)
         }
     };
     let attempt = match &config.backend {
@@ -262,6 +278,14 @@ fn open_books(config: &Config, clock: Arc<dyn Clock>) -> Result<Books, String> {
         key_required: *key_required,
         settle_every: SETTLE_EVERY,
     })
+}
+
+/// What a ledger on disk is for. It refuses to be another backend's: keys and records would mean something else.
+fn bound_to(backend: &BackendConfig) -> String {
+    match backend {
+        BackendConfig::Sandbox(_) => "sandbox".to_owned(),
+        BackendConfig::Ec2(ec2) => format!("ec2 {}", ec2.endpoint_url.as_deref().unwrap_or("aws")),
+    }
 }
 
 /// TLS, if it is served here.
@@ -294,6 +318,12 @@ async fn open_authenticator(
     clock: Arc<dyn Clock>,
 ) -> Result<Authenticator, String> {
     let reread = move || match Config::load(settings.config.as_deref(), settings.flags.clone()) {
+        // As a file is while it is written anew. What authenticates nobody would not have started as this did.
+        Ok(Config { authentication, tls, .. })
+            if !authentication.has_credentials() && !tls.names_clients() =>
+        {
+            Err("the configuration names no caller any more: that needs a restart".to_owned())
+        }
         Ok(config) => Ok(config.authentication.tokens),
         Err(complaints) => {
             let lines: Vec<String> = complaints.iter().map(ToString::to_string).collect();
@@ -398,6 +428,7 @@ async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, 
         regions: target.regions.clone(),
         role_arn: target.role_arn.clone(),
         external_id: target.external_id.as_ref().map(|id| id.expose().to_owned()),
+        session_per_principal: target.session_per_principal,
     };
     let settings = Ec2Settings {
         endpoint_url: ec2.endpoint_url.clone(),
@@ -406,6 +437,7 @@ async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, 
         default_region: config.default_region.clone(),
         attempt_timeout: ec2.attempt_timeout,
         connect_timeout: ec2.connect_timeout,
+        decode_authorization_messages: ec2.decode_authorization_messages,
     };
     // Boxed, because the SDK's futures are large and it happens once.
     Ok(Arc::new(Box::pin(Ec2::open(settings)).await?))

@@ -23,12 +23,13 @@ use crate::{
     },
     clock::Clock,
     error::Error,
-    ledger::{Key, Plan, Recorded},
+    ledger::{Key, Plan, Record, Recorded},
     pacing::{self, Lane},
     principal::{Peer, Principal},
     rule::{AccountId, Direction, GroupId, GroupRef, Region, RuleId, Target},
 };
 
+pub(crate) mod audit;
 pub mod authorize;
 pub mod canonical;
 mod decide;
@@ -36,6 +37,7 @@ pub mod groups;
 pub mod journal;
 mod names;
 mod pages;
+pub mod records;
 pub mod revoke;
 mod settle;
 mod warn;
@@ -75,8 +77,6 @@ pub struct CallMeta {
     pub principal: Arc<Principal>,
     /// The other end of the caller's connection.
     pub peer: Peer,
-    /// Whether it is incident response, which has a lane of its own to EC2.
-    pub incident: bool,
     /// The RPC: `portcullis.v1.SecurityGroupService/RevokeEgress`.
     pub method: &'static str,
     /// The caller's idempotency key.
@@ -89,6 +89,28 @@ pub struct CallMeta {
     pub journal: Option<Arc<Journal>>,
     /// How far the call has come; shared with the layers that may have to answer for it.
     pub progress: Arc<Progress>,
+}
+
+impl CallMeta {
+    /// For looking at what became of an operation, without a caller that waits for it.
+    pub(crate) fn of_record(record: &Record, deadline: Instant) -> Self {
+        Self {
+            request_id: "".into(),
+            deadline,
+            account: None,
+            region: None,
+            operation_id: record.id.as_str().into(),
+            // What the answer explains is what the caller may see.
+            principal: Principal::parse_id(&record.caller).unwrap_or_else(Principal::local).into(),
+            peer: Peer::default(),
+            method: "",
+            key: None,
+            change_reason: None,
+            trace_id: None,
+            journal: None,
+            progress: Arc::default(),
+        }
+    }
 }
 
 /// How far a mutation has come. It decides what may be said when the deadline passes, and whether a caller that has
@@ -192,24 +214,17 @@ impl Operations {
             .backend
             .resolve(meta.account.clone(), meta.region.clone())
             .map_err(|error| Error::from_backend(error, ""))?;
-        self.work(meta, target.clone(), command.mutation()).check_early(command)?;
+        self.work(meta, target.clone(), false).check_early(command)?;
         Ok(target)
     }
 
-    /// What a use case works with.
-    fn work<'a>(
-        &'a self,
-        meta: &'a CallMeta,
-        target: Target,
-        action: Option<pacing::Action>,
-    ) -> Work<'a> {
+    /// What a use case works with. `own_reads`: it reads for a change, and not for its caller.
+    fn work<'a>(&'a self, meta: &'a CallMeta, target: Target, own_reads: bool) -> Work<'a> {
         let mut context = CallContext::new(meta.deadline, meta.operation_id.as_ref());
         context.caller = Some(meta.principal.clone());
-        (context.lane, context.read_lane) = match (meta.incident, action) {
-            (true, _) => (Lane::Incident, Lane::Incident),
-            (false, Some(_)) => (Lane::Common, Lane::OwnReads),
-            (false, None) => (Lane::Common, Lane::Common),
-        };
+        if own_reads {
+            context.read_lane = Lane::OwnReads;
+        }
         Work {
             backend: self.backend.as_ref(),
             access: self.access.as_ref(),
@@ -224,7 +239,10 @@ impl Operations {
     pub(crate) async fn perform(self, call: Call, target: Target) -> Result<Outcome, Error> {
         let Call { meta, command } = call;
         let mutation = command.mutation();
-        let work = self.work(&meta, target, mutation);
+        let mut work = self.work(&meta, target, mutation.is_some());
+        if work.backend.is_paced() && work.has_incident_lane() {
+            (work.context.lane, work.context.read_lane) = (Lane::Incident, Lane::Incident);
+        }
         // Before any read, so that a change that cannot be sent in time costs EC2 nothing.
         if let Some(action) = mutation
             && let Some(reserved) = work.backend.reserve(&work.context, &work.target, action)
@@ -248,7 +266,7 @@ impl Operations {
         target: &Target,
         group: &GroupRef,
     ) -> Result<Option<GroupId>, Error> {
-        let work = self.work(meta, target.clone(), None);
+        let work = self.work(meta, target.clone(), true);
         let found = decide::read(&work, group).await?;
         Ok(found.image().map(|image| image.group.id.clone()))
     }
@@ -261,7 +279,7 @@ impl Operations {
         group: &GroupRef,
         removed: &[RuleId],
     ) -> Verification {
-        revoke::verify(&self.work(meta, target, None), group, removed).await
+        revoke::verify(&self.work(meta, target, true), group, removed).await
     }
 
     /// May the caller still have the answer of what is recorded? Decided on what the record holds, with today's
@@ -272,7 +290,7 @@ impl Operations {
         target: Target,
         plan: &Plan,
     ) -> Result<(), Error> {
-        self.work(meta, target, None).check_plan(plan)
+        self.work(meta, target, true).check_plan(plan)
     }
 
     /// The backend.

@@ -20,8 +20,8 @@ pub enum Method {
 pub struct Principal {
     /// How it proved who it is.
     pub method: Method,
-    /// Who vouches for it: a JWT's issuer, a SPIFFE trust domain, the name of the token file's entry's source. Empty
-    /// where only one is possible.
+    /// Who vouches for it: a JWT's issuer, a SPIFFE trust domain, the issuer that a certificate without a SPIFFE id
+    /// names. Empty where only one is possible.
     pub issuer: String,
     /// Its name with the issuer.
     pub subject: String,
@@ -43,6 +43,8 @@ pub struct Peer {
 pub struct Certificate {
     /// The subject, as RFC 4514 writes it.
     pub subject: String,
+    /// The CA that issued it, likewise.
+    pub issuer: String,
     /// The SPIFFE id in its subject alternative names, if there is one.
     pub spiffe_id: Option<String>,
     /// From when it is good.

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
+    sync::watch,
     task::JoinSet,
     time::{Instant, timeout_at},
 };
@@ -22,10 +23,14 @@ use crate::{
     access::Access,
     api::{
         health::Health,
+        operations::OperationFace,
         proto::{
             FILE_DESCRIPTOR_SET,
             sandbox::v1::sandbox_service_server::{self, SandboxServiceServer},
-            v1::security_group_service_server::{self, SecurityGroupServiceServer},
+            v1::{
+                operation_service_server::{self, OperationServiceServer},
+                security_group_service_server::{self, SecurityGroupServiceServer},
+            },
         },
         sandbox::SandboxFace,
         service::{SecurityGroups, Typed},
@@ -45,8 +50,9 @@ use crate::{
         observe::ObserveLayer,
         rate_limit::RateLimitLayer,
     },
-    operations::Operations,
+    operations::{Operations, records::Records},
     random::Random,
+    telemetry::audit::Audit,
     tls::Tls,
 };
 
@@ -85,7 +91,14 @@ pub struct Parts {
 
 /// Whether the server takes calls; a handle shared with the admin port.
 #[derive(Clone, Debug, Default)]
-pub struct ServerStatus(Arc<(AtomicBool, AtomicBool)>);
+pub struct ServerStatus(Arc<Flags>);
+
+#[derive(Debug, Default)]
+struct Flags {
+    started: AtomicBool,
+    draining: AtomicBool,
+    ledger_down: AtomicBool,
+}
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +120,9 @@ pub async fn serve(
     let operations = TaskTracker::new();
     let (routes, health) = routes(&parts, &operations).await;
     let limiter = RateLimitLayer::open(&parts.rate_limits);
-    let path = path(routes, &parts, &gate, RateLimitLayer::new(limiter.clone()));
+    let audit = Arc::new(Audit::default());
+    let observe = ObserveLayer::new(parts.random.clone(), audit.clone());
+    let path = path(routes, &parts, &gate, observe, RateLimitLayer::new(limiter.clone()));
     // Ends with the server, when this is dropped.
     let mut background = JoinSet::new();
     background.spawn(async move {
@@ -115,7 +130,18 @@ pub async fn serve(
             limiter.keep_swept().await;
         }
     });
-    background.spawn(settling::run(use_cases(&parts), parts.books.clone(), parts.clock.clone()));
+    background.spawn(async move { audit.keep_telling().await });
+    let (up, mut ledger_up) = watch::channel(true);
+    let (books, clock) = (parts.books.clone(), parts.clock.clone());
+    background.spawn(settling::run(use_cases(&parts), books, clock, up));
+    let (told, shown) = (health.clone(), status.clone());
+    let watcher = background.spawn(async move {
+        while ledger_up.changed().await.is_ok() {
+            let up = *ledger_up.borrow_and_update();
+            shown.set_ledger_up(up);
+            told.ledger(up).await;
+        }
+    });
     status.set_started();
 
     let connections = Connections::new(&limits, parts.tls.clone(), path);
@@ -128,6 +154,7 @@ pub async fn serve(
     let until = Instant::now() + limits.drain_timeout;
     tracing::info!(bound_ms = limits.drain_timeout.as_millis(), "draining");
     status.set_draining();
+    watcher.abort();
     health.drain().await;
     gate.drain();
     connections.say_goodbye();
@@ -143,13 +170,19 @@ pub async fn serve(
 }
 
 /// The path. Each layer wraps all that follow it.
-fn path(routes: Routes, parts: &Parts, gate: &Arc<Gate>, rate_limit: RateLimitLayer) -> Path {
+fn path(
+    routes: Routes,
+    parts: &Parts,
+    gate: &Arc<Gate>,
+    observe: ObserveLayer,
+    rate_limit: RateLimitLayer,
+) -> Path {
     let limits = &parts.limits;
     let path = ServiceBuilder::new()
         // Speaks gRPC-Web to browsers and HTTP/1.1 clients; everything inside sees plain gRPC.
         .layer(tonic_web::GrpcWebLayer::new())
         // Outermost of ours, so that refusals and dropped calls are seen.
-        .layer(ObserveLayer::new(parts.random.clone()))
+        .layer(observe)
         // Outside admission and all waiting, so that everything is bounded by it.
         .layer(DeadlineLayer::new(limits.default_deadline, limits.max_deadline))
         // Before anything that costs.
@@ -183,14 +216,34 @@ fn use_cases(parts: &Parts) -> Operations {
     Operations::new(parts.backend.clone(), parts.access.clone(), parts.clock.clone())
 }
 
+/// The ledger as callers see it.
+fn records(parts: &Parts) -> Records {
+    let Books { ledger, scribe, timing, .. } = parts.books.clone();
+    Records::new(use_cases(parts), ledger, scribe, timing)
+}
+
 /// The services.
 async fn routes(parts: &Parts, operations: &TaskTracker) -> (Routes, Health) {
     let groups =
         SecurityGroups::new(typed(parts, operations), parts.random.clone(), parts.clock.clone());
     let (reporter, health_service) = tonic_health::server::health_reporter();
-    let mut names = vec![security_group_service_server::SERVICE_NAME, "mutations", "backend"];
+    let served =
+        [security_group_service_server::SERVICE_NAME, operation_service_server::SERVICE_NAME];
+    let mut names = vec!["mutations", "backend", "ledger"];
+    names.extend(served);
+    if parts.access.decides() {
+        names.push("policy");
+    }
     let mut routes = Routes::new(health_service).add_service(
         SecurityGroupServiceServer::new(groups)
+            .max_decoding_message_size(parts.limits.max_request_bytes)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd)
+            .send_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Zstd),
+    );
+    routes = routes.add_service(
+        OperationServiceServer::new(OperationFace::new(records(parts)))
             .max_decoding_message_size(parts.limits.max_request_bytes)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd)
@@ -208,8 +261,8 @@ async fn routes(parts: &Parts, operations: &TaskTracker) -> (Routes, Health) {
     }
     if parts.limits.reflection {
         // What is not served is not listed: the sandbox's service is in the descriptors of every build.
-        let mut services =
-            vec!["grpc.health.v1.Health", security_group_service_server::SERVICE_NAME];
+        let mut services = vec!["grpc.health.v1.Health"];
+        services.extend(served);
         services.extend(parts.sandbox.as_ref().map(|_| sandbox_service_server::SERVICE_NAME));
         routes = reflect(routes, &services);
     }
@@ -243,19 +296,28 @@ fn reflect(routes: Routes, services: &[&str]) -> Routes {
 impl ServerStatus {
     /// Whether it has begun to take calls.
     pub fn started(&self) -> bool {
-        self.0.0.load(Ordering::Acquire)
+        self.0.started.load(Ordering::Acquire)
     }
 
     /// Whether it takes no new ones any more.
     pub fn draining(&self) -> bool {
-        self.0.1.load(Ordering::Acquire)
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether changes can be recorded: if not, they are refused, and reads go on.
+    pub fn ledger_up(&self) -> bool {
+        !self.0.ledger_down.load(Ordering::Acquire)
+    }
+
+    fn set_ledger_up(&self, up: bool) {
+        self.0.ledger_down.store(!up, Ordering::Release);
     }
 
     fn set_started(&self) {
-        self.0.0.store(true, Ordering::Release);
+        self.0.started.store(true, Ordering::Release);
     }
 
     fn set_draining(&self) {
-        self.0.1.store(true, Ordering::Release);
+        self.0.draining.store(true, Ordering::Release);
     }
 }

@@ -16,6 +16,8 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, Layer as _, fmt, fmt::MakeWriter, prelude::*};
 
+pub mod audit;
+
 /// How many bytes of lines wait to be written at most: some 20,000 lines.
 const CAPACITY: usize = 4 << 20;
 

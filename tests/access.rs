@@ -12,6 +12,8 @@ mod attributes;
 mod loading;
 #[path = "access/program.rs"]
 mod program;
+#[path = "access/rpcs.rs"]
+mod rpcs;
 #[path = "access/server.rs"]
 mod server;
 #[path = "access/sets.rs"]

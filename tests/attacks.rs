@@ -9,12 +9,23 @@
     clippy::string_slice
 )]
 
+#[path = "attacks/callers.rs"]
+mod callers;
+#[path = "tls/certificates.rs"]
+#[allow(dead_code, reason = "the tests of TLS use the rest")]
+mod certificates;
+#[path = "attacks/document.rs"]
+mod document;
 #[path = "attacks/issuer.rs"]
 mod issuer;
 #[path = "attacks/keys.rs"]
 mod keys;
 #[path = "attacks/limits.rs"]
 mod limits;
+#[path = "attacks/load.rs"]
+mod load;
+#[path = "attacks/mtls.rs"]
+mod mtls;
 #[path = "attacks/rotation.rs"]
 mod rotation;
 #[path = "service/support.rs"]
@@ -22,12 +33,15 @@ mod rotation;
 mod support;
 #[path = "attacks/table.rs"]
 mod table;
+#[path = "tls/support.rs"]
+#[allow(dead_code, reason = "the tests of TLS use the rest")]
+mod tls;
 #[path = "attacks/world.rs"]
 mod world;
 
 use std::collections::HashMap;
 
-use portcullis::api::proto::sandbox::v1::GetStateRequest;
+use portcullis::api::proto::{sandbox::v1::GetStateRequest, v1};
 use serde_json::json;
 use support::refusal;
 use tonic::{Code, Request};
@@ -164,6 +178,79 @@ async fn two_issuers_alices_are_two_callers() {
         let id = format!("principal=\"jwt:{}:alice\"", issuer.replace(':', "%3A"));
         assert!(log.contains(&id), "{id} in {log}");
     }
+}
+
+/// Nobody is asked who they are, so that what they say of it is dropped unread and is in no log.
+#[tokio::test]
+async fn without_authentication_the_header_is_ignored_and_never_logged() {
+    let (log, _guard) = world::Log::begin();
+    let server = support::start().await;
+    let secret = "c2VjcmV0LW9mLXNvbWVib2R5LWVsc2U";
+    for values in [
+        vec![format!("Bearer {secret}")],
+        vec![format!("Basic {secret}")],
+        vec![secret.to_owned()],
+        vec![format!("Bearer {secret}.{secret}.{secret}"), format!("Bearer {secret}")],
+    ] {
+        let mut request = Request::new(v1::DescribeSecurityGroupsRequest::default());
+        for value in values {
+            request.metadata_mut().append("authorization", value.parse().unwrap());
+        }
+        server.groups.clone().describe_security_groups(request).await.unwrap();
+        // Nor where the call fails, and says of itself what it can.
+        let mut request = Request::new(support::by_ids("sg-1", &["x"]));
+        let value = format!("Bearer {secret}").parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+        let status = server.groups.clone().revoke_egress(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(!format!("{status:?}").contains(secret));
+    }
+    let text = log.text();
+    assert!(text.contains("principal=\"local::local\""), "{text}");
+    assert!(!text.contains(secret));
+}
+
+/// The header's value ends the header's line: HTTP has no way to write it, and what is written all the same is no call.
+#[tokio::test]
+async fn a_new_line_in_a_header_makes_no_second_header() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let world = World::start().await;
+    let path = "/portcullis.v1.SecurityGroupService/DescribeSecurityGroups";
+    for (name, value) in [
+        ("a line feed alone", "Bearer x\nauthorization: Bearer GOOD"),
+        ("a carriage return alone", "Bearer x\rauthorization: Bearer GOOD"),
+        ("two headers", "Bearer x\r\nauthorization: Bearer GOOD"),
+        ("a folded line", "Bearer x\r\n GOOD"),
+        ("a zero byte", "Bearer x\0GOOD"),
+        ("a smuggled call", "Bearer x\r\ncontent-length: 0\r\n\r\nPOST / HTTP/1.1\r\nx: GOOD"),
+    ] {
+        let value = value.replace("GOOD", &world.static_token);
+        let mut stream = tokio::net::TcpStream::connect(world.server.address).await.unwrap();
+        let call = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc-web\r\nconnection: close\r\n\
+             authorization: {value}\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0"
+        );
+        stream.write_all(call.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // It may close with our bytes unread, which some systems tell as an error.
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer).to_lowercase();
+        let refused = answer.contains("grpc-status: 16") || answer.contains("grpc-status:16");
+        assert!(refused || answer.starts_with("http/1.1 400"), "{name}: {answer}");
+        assert!(!answer.contains("securitygroups"), "{name}: {answer}");
+    }
+    // The same call with the good one alone is answered.
+    let mut stream = tokio::net::TcpStream::connect(world.server.address).await.unwrap();
+    let call = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc-web\r\nconnection: close\r\n\
+         authorization: Bearer {}\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0",
+        world.static_token
+    );
+    stream.write_all(call.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer).to_lowercase();
+    assert!(answer.contains("grpc-status: 0") || answer.contains("grpc-status:0"), "{answer}");
 }
 
 #[tokio::test]

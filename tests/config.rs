@@ -6,7 +6,8 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use portcullis::config::{
-    self, BackendConfig, CallClass, Config, Limits, LogFormat, Rate, RateLimits, Sources,
+    self, BackendConfig, CallClass, Config, LedgerEngine, Limits, LogFormat, Rate, RateLimits,
+    Sources,
     keys::{self, Key, Takes},
 };
 
@@ -115,6 +116,15 @@ fn targets_are_read() {
     assert_eq!(target.account.as_str(), "123456789012");
     assert_eq!(target.regions.len(), 2);
     assert_eq!(target.external_id.as_ref().unwrap().expose(), "hush");
+    assert!(!target.session_per_principal && !ec2.decode_authorization_messages);
+    let on = format!("ec2_decode_authorization_messages = true{EC2}session_per_principal = true");
+    let config = of_file(&on);
+    assert!(config.show().contains("\nsession_per_principal = true"), "{}", config.show());
+    let BackendConfig::Ec2(ec2) = config.backend else { panic!() };
+    assert!(ec2.targets[0].session_per_principal && ec2.decode_authorization_messages);
+    let off = of_file(&format!("{EC2}session_per_principal = false"));
+    let BackendConfig::Ec2(ec2) = off.backend else { panic!() };
+    assert!(!ec2.targets[0].session_per_principal);
 }
 
 #[test]
@@ -357,6 +367,16 @@ fn targets_are_checked() {
         ),
         ("\"hush\"", "\"h\"", ":8: ec2_targets[0].external_id: takes 2 to 1224 characters"),
         (
+            "role_arn = \"arn:aws:iam::123456789012:role/portcullis\"\nexternal_id = \"hush\"",
+            "session_per_principal = true",
+            ":7: ec2_targets[0].session_per_principal: needs role_arn",
+        ),
+        (
+            "external_id = \"hush\"",
+            "session_per_principal = \"yes\"",
+            ":8: ec2_targets[0].session_per_principal: takes true or false, not a TOML string",
+        ),
+        (
             "[[ec2_targets]]",
             "[[ec2_targets]]\naccount_id = \"123456789012\"\nregions = [\"us-east-1\"]\n[[ec2_targets]]",
             "ec2_targets[1].account_id: 123456789012 is listed twice",
@@ -464,6 +484,38 @@ fn what_is_shown_is_a_file_that_means_the_same() {
     assert_eq!(again.log.directives, config.log.directives);
     // Settings of another backend are not in effect.
     assert!(!shown.contains("sandbox_state"), "{shown}");
+}
+
+// === the ledger ===
+
+#[test]
+fn the_ledger_is_as_durable_as_what_it_records() {
+    assert!(matches!(of_file("").ledger.engine, LedgerEngine::Memory));
+    let file = of_file(EC2).ledger.engine;
+    assert!(matches!(&file, LedgerEngine::Sqlite(path) if path.ends_with("ledger.db")), "{file:?}");
+    let told = complaint(&format!("ledger = \"memory\"{EC2}"));
+    assert!(told.contains("ledger: a ledger in memory forgets"), "{told}");
+    // An emulator on this machine is nothing real.
+    let emulator = EC2.replace("insecure_loopback = true", "ec2_endpoint_url = \"http://[::1]:1\"");
+    of_file(&format!("ledger = \"memory\"{emulator}"));
+    for bad in ["", "redis://h", "sqlite:", "postgres://"] {
+        let told = complaint(&format!("ledger = {bad:?}"));
+        assert!(told.contains("ledger: takes memory, sqlite:PATH or postgres://"), "{told}");
+    }
+    let told = complaint("ledger_key_retention_hours = 49\nledger_record_retention_days = 2");
+    assert!(told.contains("ledger_key_retention_hours: keys are kept for 49 hours"), "{told}");
+}
+
+#[test]
+fn the_ledgers_password_is_not_printed() {
+    let text = "ledger = \"postgres://me:hush@db.example:5432/portcullis?password=hush\"";
+    let config = of_file(text);
+    for shown in [format!("{config:?}"), config.show()] {
+        assert!(!shown.contains("hush"), "{shown}");
+    }
+    assert!(config.show().contains("postgres://me@db.example:5432/portcullis"));
+    let told = complaint("ledger = \"mysql://me:hush@h\"");
+    assert!(!told.contains("hush"), "{told}");
 }
 
 // === files ===

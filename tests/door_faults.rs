@@ -64,8 +64,16 @@ impl World {
     async fn start() -> Self {
         let ec2 = portcullis(&["--sandbox-ec2-listen", "127.0.0.1:0"], &[]).await;
         let url = format!("http://{}", ec2.ec2_door.as_ref().unwrap());
-        let flags =
-            ["--backend", "ec2", "--ec2-endpoint-url", &url, "--default-region", "us-east-1"];
+        let flags = [
+            "--backend",
+            "ec2",
+            "--ec2-endpoint-url",
+            &url,
+            "--default-region",
+            "us-east-1",
+            "--ledger",
+            "memory",
+        ];
         let keys = [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")];
         let service = portcullis(&flags, &keys).await;
         let channel = |address: &str| {

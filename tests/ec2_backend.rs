@@ -25,12 +25,20 @@ use portcullis::{
 };
 use tokio::time::Instant;
 
+#[path = "ec2_backend/denied.rs"]
+mod denied;
+#[path = "ec2_backend/door.rs"]
+mod door;
 #[path = "ec2_backend/hostile.rs"]
 mod hostile;
+#[path = "ec2_backend/identity.rs"]
+mod identity;
 #[path = "ec2_backend/moto.rs"]
 mod moto;
 #[path = "ec2_backend/opening.rs"]
 mod opening;
+#[path = "ec2_backend/pacing.rs"]
+mod pacing;
 #[path = "ec2_backend/script.rs"]
 mod script;
 
@@ -55,6 +63,7 @@ fn target_settings() -> TargetSettings {
         regions: vec![region("us-east-1")],
         role_arn: None,
         external_id: None,
+        session_per_principal: false,
     }
 }
 
@@ -66,6 +75,7 @@ fn settings(endpoint: &str) -> Ec2Settings {
         default_region: None,
         attempt_timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(3),
+        decode_authorization_messages: false,
     }
 }
 

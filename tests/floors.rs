@@ -65,8 +65,14 @@ const CRATES: &[(&str, &[&str])] = &[
     ("aws_", &["src/backend/ec2"]),
     ("cedar_", &["src/access"]),
     ("jsonwebtoken", &["src/credentials"]),
-    ("tokio_rustls", &["src/tls", "src/cli/connect", "src/server/connections/tests"]),
-    ("x509_parser", &["src/tls"]),
+    ("rusqlite", &["src/ledger/sqlite"]),
+    ("deadpool_postgres", &["src/ledger/postgres"]),
+    ("tokio_postgres", &["src/ledger/postgres"]),
+    (
+        "tokio_rustls",
+        &["src/tls", "src/cli/connect", "src/server/connections/tests", "src/ledger/postgres/tls"],
+    ),
+    ("x509_parser", &["src/tls", "src/ledger/postgres/tls"]),
     (
         "tonic",
         &[
@@ -258,6 +264,7 @@ fn every_rule_reports_what_breaks_it() {
         ),
         ("src/server.rs", "use aws_sdk_ec2::Client;", "names aws_sdk_ec2; only"),
         ("src/rule.rs", "fn f() -> tonic::Status {}", "names tonic; only"),
+        ("src/ledger/memory.rs", "use rusqlite::Connection;", "names rusqlite; only"),
         ("src/operations/revoke.rs", "#[derive(prost::Message)]", "names prost; only"),
         ("src/cli/client/show.rs", "fn f() -> tonic::Status {}", "names tonic; only"),
         ("src/cli/banner.rs", "use crate::api::proto::v1;", "imports src/api/proto.rs; only"),

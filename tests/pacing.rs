@@ -12,17 +12,19 @@ use std::{
 };
 
 use portcullis::{
-    access::Access,
+    access::{Access, Mode, Policies},
     backend::{
-        Backend, BackendError, CallContext, DescribeGroups, DescribeRules, Selection, paced::Paced,
-        sandbox::Sandbox,
+        Backend, BackendError, CallContext, CreateGroup, DescribeGroups, DescribeRules, Selection,
+        paced::Paced, sandbox::Sandbox,
     },
     clock::SystemClock,
     error::{Error, Reason},
     ledger::{Intent, Plan, Terms, memory::Memory},
     operations::{
-        Call, CallMeta, Command, Journal, OnUnknown, Operations, Outcome, Progress, Revoke, Timing,
+        Call, CallMeta, Command, Create, Journal, OnUnknown, Operations, Outcome, Progress, Revoke,
+        Timing,
     },
+    pacing::Action,
     principal::{Peer, Principal},
     random::SeededRandom,
     rule::{Direction, GroupId, GroupRef, IpPermission, RuleId, Target, expand},
@@ -51,17 +53,32 @@ fn sandbox() -> Arc<Sandbox> {
     Arc::new(sandbox)
 }
 
-fn world(sandbox: Arc<Sandbox>, backend: Arc<dyn Backend>) -> World {
-    let access = Arc::new(Access::allow_all());
+fn world(sandbox: Arc<Sandbox>, backend: Arc<dyn Backend>, access: Access) -> World {
+    let access = Arc::new(access);
     let operations = Operations::new(backend.clone(), access, Arc::new(SystemClock));
     World { sandbox, backend, operations, calls: Arc::default() }
 }
 
 fn paced(percent: u32) -> World {
+    paced_for(percent, Access::allow_all())
+}
+
+fn paced_for(percent: u32, access: Access) -> World {
     let sandbox = sandbox();
     let backend = Arc::new(Paced::new(sandbox.clone(), percent));
-    world(sandbox, backend)
+    world(sandbox, backend, access)
 }
+
+fn policies(text: &str, mode: Mode) -> Access {
+    let policies = Policies::parse(&[("test.cedar".to_owned(), text.to_owned())]);
+    Access::with(policies.unwrap_or_else(|faults| panic!("{faults:?}")), mode)
+}
+
+/// Everybody may do everything, and this one goes first.
+const FIRST: &str = r#"
+permit (principal, action in [Action::"access", Action::"read", Action::"mutate"], resource);
+permit (principal == Principal::"local::on-call", action == Action::"UseIncidentLane", resource);
+"#;
 
 fn group() -> GroupRef {
     GroupRef::Id(GroupId::parse(GROUP).unwrap())
@@ -93,11 +110,10 @@ impl World {
         &self,
         caller: &str,
         deadline: Duration,
-        incident: bool,
         command: Command,
     ) -> Result<Outcome, Error> {
         let progress = Arc::new(Progress::default());
-        let answer = self.call_with(caller, deadline, incident, command, &progress).await;
+        let answer = self.call_with(caller, deadline, command, &progress).await;
         // What had to wait for its turn in vain was not sent.
         let busy = |error: &Error| error.reason == Reason::Ec2BudgetExhausted;
         assert!(!answer.as_ref().is_err_and(busy) || progress.sent_operation().is_none());
@@ -134,7 +150,6 @@ impl World {
         &self,
         caller: &str,
         deadline: Duration,
-        incident: bool,
         command: Command,
         progress: &Arc<Progress>,
     ) -> Result<Outcome, Error> {
@@ -147,7 +162,6 @@ impl World {
             operation_id: "op-1".into(),
             principal: Arc::new(principal),
             peer: Peer::default(),
-            incident,
             method: "",
             key: None,
             change_reason: None,
@@ -171,7 +185,7 @@ impl World {
             let (world, caller, served) = (self.clone(), caller.to_owned(), served.clone());
             tasks.spawn(async move {
                 while Instant::now() < until {
-                    match world.call_as(&caller, Duration::from_secs(30), false, revoke()).await {
+                    match world.call_as(&caller, Duration::from_secs(30), revoke()).await {
                         Ok(_) if Instant::now() <= until => {
                             served.fetch_add(1, Ordering::Relaxed);
                         }
@@ -246,40 +260,40 @@ async fn a_flood_makes_ec2_throttle_nothing_and_the_budget_is_used() {
 #[tokio::test(start_paused = true)]
 async fn without_pacing_the_same_flood_is_throttled() {
     let sandbox = sandbox();
-    let world = world(sandbox.clone(), sandbox);
+    let world = world(sandbox.clone(), sandbox, Access::allow_all());
     let mut refused = 0;
     for _ in 0..60 {
-        let answer = world.call_as("flood", Duration::from_secs(30), false, revoke()).await;
+        let answer = world.call_as("flood", Duration::from_secs(30), revoke()).await;
         refused +=
             usize::from(answer.is_err_and(|error| error.reason == Reason::Ec2RequestLimitExceeded));
     }
     assert_eq!((refused, world.sandbox.throttled()), (10, 10));
     // The buckets fill again, and are full after a reset.
     tokio::time::advance(Duration::from_millis(200)).await;
-    world.call_as("flood", Duration::from_secs(30), false, revoke()).await.unwrap();
-    world.call_as("flood", Duration::from_secs(30), false, revoke()).await.unwrap_err();
+    world.call_as("flood", Duration::from_secs(30), revoke()).await.unwrap();
+    world.call_as("flood", Duration::from_secs(30), revoke()).await.unwrap_err();
     world.sandbox.reset();
-    world.call_as("flood", Duration::from_secs(30), false, revoke()).await.unwrap();
+    world.call_as("flood", Duration::from_secs(30), revoke()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_change_that_cannot_be_sent_in_time_is_refused_at_once_and_reads_nothing() {
     let world = paced(80);
     for _ in 0..40 {
-        world.call_as("a", Duration::from_secs(30), false, revoke()).await.unwrap();
+        world.call_as("a", Duration::from_secs(30), revoke()).await.unwrap();
     }
     let before = Instant::now();
-    let refused = world.call_as("a", Duration::from_millis(300), false, revoke()).await;
+    let refused = world.call_as("a", Duration::from_millis(300), revoke()).await;
     let error = refused.unwrap_err();
     assert_eq!(error.reason, Reason::Ec2BudgetExhausted);
     assert_eq!(error.retry_after, Some(Duration::from_millis(250)));
     assert_eq!(Instant::now(), before);
     // Then, and not before: the time is exact.
     tokio::time::advance(Duration::from_millis(249)).await;
-    world.call_as("a", Duration::from_millis(100), false, revoke()).await.unwrap_err();
+    world.call_as("a", Duration::from_millis(100), revoke()).await.unwrap_err();
     tokio::time::advance(Duration::from_millis(1)).await;
     let before = Instant::now();
-    world.call_as("a", Duration::from_millis(100), false, revoke()).await.unwrap();
+    world.call_as("a", Duration::from_millis(100), revoke()).await.unwrap();
     assert_eq!(Instant::now(), before);
 }
 
@@ -297,34 +311,154 @@ async fn what_is_not_sent_gives_its_slot_back() {
             on_unknown: OnUnknown::Fail,
             verify: false,
         });
-        let error = world.call_as("a", Duration::from_secs(30), false, command).await.unwrap_err();
+        let error = world.call_as("a", Duration::from_secs(30), command).await.unwrap_err();
         assert_eq!(error.reason, Reason::InvalidSecurityGroupRuleIdNotFound);
     }
     let before = Instant::now();
     for _ in 0..40 {
-        world.call_as("a", Duration::from_secs(30), false, revoke()).await.unwrap();
+        world.call_as("a", Duration::from_secs(30), revoke()).await.unwrap();
     }
     // The reads had to wait, the changes did not.
     let reads_only = Instant::now() - before;
     assert!(reads_only < Duration::from_secs(6), "{reads_only:?}");
 }
 
+/// A dry run, and what a revoke sends once more, hold no slot: they take one on their way.
+#[tokio::test(start_paused = true)]
+async fn what_holds_no_slot_is_paced_too() {
+    let world = paced(80);
+    let dry_run = || {
+        let Command::Revoke(request) = revoke() else { unreachable!() };
+        Command::Revoke(Revoke { dry_run: true, ..request })
+    };
+    for _ in 0..40 {
+        world.call_as("a", Duration::from_secs(30), dry_run()).await.unwrap();
+    }
+    let late = world.call_as("a", Duration::from_millis(600), dry_run()).await;
+    assert_eq!(late.unwrap_err().reason, Reason::Ec2BudgetExhausted);
+    let before = Instant::now();
+    world.call_as("a", Duration::from_secs(30), dry_run()).await.unwrap();
+    assert_eq!(before.elapsed().as_millis().div_ceil(10), 25);
+}
+
 #[tokio::test(start_paused = true)]
 async fn incident_response_passes_the_flood() {
-    let world = paced(80);
-    let until = Instant::now() + Duration::from_secs(30);
-    let mut tasks = JoinSet::new();
-    world.keep_busy(&mut tasks, "flood", FLOOD, until);
-    tokio::time::advance(Duration::from_secs(2)).await;
-    let before = Instant::now();
     let short = Duration::from_secs(2);
-    world.call_as("on call", short, true, revoke()).await.unwrap();
-    let waited = before.elapsed();
-    println!("incident response waited {waited:?} in the flood");
-    assert!(waited <= Duration::from_millis(500), "{waited:?}");
-    let flooded = world.call_as("flood", short, false, revoke()).await;
-    assert_eq!(flooded.unwrap_err().reason, Reason::Ec2BudgetExhausted);
+    // Policy says who it is; policies that only report say so, too, and refuse nobody.
+    for (access, first) in [
+        (policies(FIRST, Mode::Enforce), true),
+        (
+            policies(
+                &FIRST.replace("permit (principal, ", "forbid (principal, "),
+                Mode::ReportOnly,
+            ),
+            true,
+        ),
+        (policies(&FIRST.replace("on-call", "somebody"), Mode::Enforce), false),
+        (policies(&FIRST.replace("on-call", "somebody"), Mode::ReportOnly), false),
+        (
+            policies(
+                &format!(
+                    "{FIRST}forbid (principal, action == Action::\"UseIncidentLane\", resource);"
+                ),
+                Mode::Enforce,
+            ),
+            false,
+        ),
+        (Access::allow_all(), false),
+    ] {
+        let said = format!("{access:?}");
+        let world = paced_for(80, access);
+        let until = Instant::now() + Duration::from_secs(30);
+        let mut tasks = JoinSet::new();
+        // Each has its turn, so that one more caller would wait for all of theirs.
+        for n in 0..50 {
+            world.keep_busy(&mut tasks, &format!("caller {n}"), (2, Duration::MAX), until);
+        }
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let before = Instant::now();
+        let answer = world.call_as("on-call", short, revoke()).await;
+        let waited = before.elapsed();
+        if first {
+            answer.unwrap();
+            println!("incident response waited {waited:?} in the flood");
+            assert!(waited <= Duration::from_millis(500), "{waited:?}");
+        } else {
+            assert_eq!(answer.unwrap_err().reason, Reason::Ec2BudgetExhausted, "{said}");
+        }
+        let flooded = world.call_as("caller 1", short, revoke()).await;
+        assert_eq!(flooded.unwrap_err().reason, Reason::Ec2BudgetExhausted);
+        tasks.shutdown().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_of_incident_response_pass_a_flood_of_reads() {
+    let world = paced_for(80, policies(FIRST, Mode::Enforce));
+    let mut tasks = JoinSet::new();
+    let list = || Command::DescribeGroups(DescribeGroups::default());
+    for n in 0..300 {
+        let world = world.clone();
+        tasks.spawn(async move {
+            loop {
+                let answer = world.call_as(&n.to_string(), Duration::from_secs(30), list()).await;
+                if answer.is_err() {
+                    tokio::time::sleep_until(Instant::now() + Duration::from_secs(1)).await;
+                }
+            }
+        });
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let before = Instant::now();
+    world.call_as("on-call", Duration::from_secs(2), list()).await.unwrap();
+    assert!(before.elapsed() <= Duration::from_millis(500), "{:?}", before.elapsed());
+    let other = world.call_as("another", Duration::from_secs(2), list()).await;
+    assert_eq!(other.unwrap_err().reason, Reason::Ec2BudgetExhausted);
     tasks.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_denied_early_waits_for_no_slot() {
+    let create = || {
+        Command::Create(Create(CreateGroup {
+            name: "fresh".to_owned(),
+            description: "for a test".to_owned(),
+            vpc_id: None,
+            tags: Vec::new(),
+            dry_run: false,
+        }))
+    };
+    for (text, commands) in [
+        (r#"permit (principal == Principal::"local::a", action, resource);"#, [revoke(), create()]),
+        (
+            r#"permit (principal, action == Action::"access", resource);
+               permit (principal == Principal::"local::a", action, resource);"#,
+            [create(), create()],
+        ),
+    ] {
+        let world = paced_for(80, policies(text, Mode::Enforce));
+        for command in commands {
+            let action = match command {
+                Command::Create(_) => Action::CreateGroup,
+                _ => Action::RevokeEgress,
+            };
+            let target = world.target();
+            let mut held = Vec::new();
+            for _ in 0..40 {
+                let call = within(30);
+                world.backend.reserve(&call, &target, action).unwrap().await.unwrap();
+                held.push(call);
+            }
+            // No slot is left, and none comes in time.
+            let before = Instant::now();
+            let short = Duration::from_millis(600);
+            let waited = world.call_as("a", short, command.clone()).await.unwrap_err();
+            assert_eq!(waited.reason, Reason::Ec2BudgetExhausted);
+            let denied = world.call_as("nobody", short, command).await.unwrap_err();
+            assert_eq!(denied.reason, Reason::AccessDenied);
+            assert_eq!(Instant::now(), before);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -349,7 +483,7 @@ async fn what_we_read_for_changes_has_its_lane_beside_a_flood_of_reads() {
     }
     tokio::time::advance(Duration::from_secs(1)).await;
     let before = Instant::now();
-    world.call_as("a", Duration::from_secs(2), false, revoke()).await.unwrap();
+    world.call_as("a", Duration::from_secs(2), revoke()).await.unwrap();
     assert!(before.elapsed() <= Duration::from_millis(250), "{:?}", before.elapsed());
     tasks.shutdown().await;
 }
@@ -377,7 +511,7 @@ async fn it_slows_down_when_others_use_the_account_and_recovers() {
     let mut outcomes = Vec::new();
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(120) {
-        let answer = world.call_as("a", Duration::from_secs(30), false, revoke()).await;
+        let answer = world.call_as("a", Duration::from_secs(30), revoke()).await;
         outcomes.push((started.elapsed(), answer.map_err(|error| error.reason)));
     }
     noise.abort();
@@ -399,11 +533,11 @@ async fn it_slows_down_when_others_use_the_account_and_recovers() {
     // Alone again: back at 4 a second.
     tokio::time::advance(Duration::from_secs(60)).await;
     for _ in 0..40 {
-        world.call_as("a", Duration::from_secs(30), false, revoke()).await.unwrap();
+        world.call_as("a", Duration::from_secs(30), revoke()).await.unwrap();
     }
     let before = Instant::now();
     for _ in 0..40 {
-        world.call_as("a", Duration::from_secs(30), false, revoke()).await.unwrap();
+        world.call_as("a", Duration::from_secs(30), revoke()).await.unwrap();
     }
     assert_eq!(before.elapsed().as_millis().div_ceil(100), 100);
 }

@@ -9,6 +9,7 @@
 )]
 
 #[path = "tls/certificates.rs"]
+#[allow(dead_code, reason = "the attacks use the rest")]
 mod certificates;
 #[path = "tls/handshakes.rs"]
 mod handshakes;

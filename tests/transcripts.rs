@@ -1,7 +1,8 @@
 //! The real program and real grpcurl: what a person at a shell sees, against the sandbox and against moto's server.
 //!
 //! One table of scenarios (`scenarios.rs`) runs on both backends. The sandbox's run is docs/transcript.md, word for
-//! word: `PORTCULLIS_TEST_UPDATE=1 cargo test --test transcripts` writes it, any other run compares with it.
+//! word: `PORTCULLIS_TEST_UPDATE=1 cargo test --test transcripts` writes it, any other run compares with it. What the
+//! README shows is run, too (`readme.rs`).
 
 #![allow(
     clippy::unwrap_used,
@@ -23,6 +24,8 @@ mod moto;
 mod normal;
 #[path = "transcripts/programs.rs"]
 mod programs;
+#[path = "transcripts/readme.rs"]
+mod readme;
 #[path = "transcripts/run.rs"]
 mod run;
 #[path = "transcripts/sandbox.rs"]

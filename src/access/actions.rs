@@ -3,10 +3,12 @@
 
 /// What a policy's `action` can be, less the groups of actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each is the RPC of that name, but for the first")]
+#[allow(missing_docs, reason = "each is the RPC of that name, but for the first two")]
 pub enum Action {
     /// Working in a Target at all.
     Access,
+    /// Having incident response's lane to EC2 in a Target. A privilege: without it a call is served, too.
+    UseIncidentLane,
     RevokeEgress,
     AuthorizeEgress,
     RevokeIngress,
@@ -20,6 +22,9 @@ pub enum Action {
     Reset,
     InjectFault,
     ClearFaults,
+    GetOperation,
+    ListOperations,
+    SettleOperation,
 }
 
 /// How an RPC is decided.
@@ -34,8 +39,11 @@ pub enum Entry {
 use Action as A;
 use Entry::{Decided, Open};
 
-/// The table: service, method, how it is decided.
-pub const TABLE: &[(&str, &str, Entry)] = &[
+/// A line of the table: service, method, how it is decided.
+pub type Row = (&'static str, &'static str, Entry);
+
+/// The table.
+pub const TABLE: &[Row] = &[
     (GROUPS, "RevokeEgress", Decided(A::RevokeEgress)),
     (GROUPS, "AuthorizeEgress", Decided(A::AuthorizeEgress)),
     (GROUPS, "RevokeIngress", Decided(A::RevokeIngress)),
@@ -49,6 +57,9 @@ pub const TABLE: &[(&str, &str, Entry)] = &[
     (SANDBOX, "Reset", Decided(A::Reset)),
     (SANDBOX, "InjectFault", Decided(A::InjectFault)),
     (SANDBOX, "ClearFaults", Decided(A::ClearFaults)),
+    (OPERATIONS, "GetOperation", Decided(A::GetOperation)),
+    (OPERATIONS, "ListOperations", Decided(A::ListOperations)),
+    (OPERATIONS, "SettleOperation", Decided(A::SettleOperation)),
     // They tell whether the server works and what its interface is: nothing of any account.
     ("grpc.health.v1.Health", "Check", Open),
     ("grpc.health.v1.Health", "Watch", Open),
@@ -57,6 +68,7 @@ pub const TABLE: &[(&str, &str, Entry)] = &[
 ];
 
 const GROUPS: &str = "portcullis.v1.SecurityGroupService";
+const OPERATIONS: &str = "portcullis.v1.OperationService";
 const SANDBOX: &str = "portcullis.sandbox.v1.SandboxService";
 
 /// How an RPC is decided. None: it is not in the table, so that it must not be served.
@@ -70,6 +82,7 @@ impl Action {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Access => "access",
+            Self::UseIncidentLane => "UseIncidentLane",
             Self::RevokeEgress => "RevokeEgress",
             Self::AuthorizeEgress => "AuthorizeEgress",
             Self::RevokeIngress => "RevokeIngress",
@@ -83,11 +96,17 @@ impl Action {
             Self::Reset => "Reset",
             Self::InjectFault => "InjectFault",
             Self::ClearFaults => "ClearFaults",
+            Self::GetOperation => "GetOperation",
+            Self::ListOperations => "ListOperations",
+            Self::SettleOperation => "SettleOperation",
         }
     }
 
-    /// The action of that name, if an RPC has it.
+    /// The action of that name, if an RPC has it or it is one that callers are given beside their RPCs.
     pub fn parse(name: &str) -> Option<Self> {
+        if name == Self::UseIncidentLane.as_str() {
+            return Some(Self::UseIncidentLane);
+        }
         TABLE.iter().find_map(|(_, _, entry)| match entry {
             Decided(action) if action.as_str() == name => Some(*action),
             Decided(_) | Open => None,

@@ -165,6 +165,7 @@ fn principal(caller: Caller<'_>) -> Result<Entity, String> {
         ("groups", Value::new_set(principal.groups.iter().map(|group| text(group)))),
         ("spiffe_id", text(spiffe_id.unwrap_or_default())),
         ("certificate_subject", text(certificate.map_or("", |certificate| &certificate.subject))),
+        ("certificate_issuer", text(certificate.map_or("", |certificate| &certificate.issuer))),
     ]);
     let groups = principal.groups.iter().map(|group| uid("Group", group));
     let groups = groups.collect::<Result<HashSet<_>, _>>()?;

@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod legacy;
+pub mod operations;
 mod permissions;
 
 use legacy::Scalars;
@@ -299,12 +300,8 @@ impl Checks {
         }
     }
 
-    /// The command, if nothing was wrong.
-    fn finish(
-        mut self,
-        target: Option<v1::Target>,
-        command: impl FnOnce() -> Option<Command>,
-    ) -> Result {
+    /// The account and Region, where they are given.
+    fn target(&mut self, target: Option<v1::Target>) -> (Option<AccountId>, Option<Region>) {
         let target = target.unwrap_or_default();
         let account = given(Some(&target.account_id)).and_then(|text| {
             AccountId::parse(text).or_else(|| {
@@ -318,6 +315,16 @@ impl Checks {
                 self.refuse("target.region", INVALID_VALUE, message)
             })
         });
+        (account, region)
+    }
+
+    /// The command, if nothing was wrong.
+    fn finish(
+        mut self,
+        target: Option<v1::Target>,
+        command: impl FnOnce() -> Option<Command>,
+    ) -> Result {
+        let (account, region) = self.target(target);
         if !self.violations.is_empty() {
             return Err(self.violations);
         }

@@ -14,6 +14,8 @@ use crate::{
     },
 };
 
+pub mod operations;
+
 /// The parts that both directions' answers have; each RPC has a message of its own.
 macro_rules! revoke_response {
     ($name:ident, $response:ident) => {
@@ -390,6 +392,7 @@ pub fn warning(warning: Warning) -> v1::Warning {
         WarningKind::HostBitsSet => v1::WarningKind::HostBitsSet,
         WarningKind::SettledByReadBack => v1::WarningKind::SettledByReadBack,
         WarningKind::LedgerLags => v1::WarningKind::LedgerLags,
+        WarningKind::SettledByOperator => v1::WarningKind::SettledByOperator,
     };
     v1::Warning {
         kind: kind.into(),

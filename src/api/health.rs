@@ -23,6 +23,14 @@ impl Health {
         self.set(ServingStatus::NotServing).await;
     }
 
+    /// Whether changes can be recorded. Without that they are refused, and everything else is served.
+    pub async fn ledger(&self, up: bool) {
+        let status = if up { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in ["ledger", "mutations"] {
+            self.reporter.set_service_status(name, status).await;
+        }
+    }
+
     async fn set(&self, status: ServingStatus) {
         for name in &self.names {
             self.reporter.set_service_status(name, status).await;

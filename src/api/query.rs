@@ -265,13 +265,23 @@ impl Door {
         let version = fields.text("Version").unwrap_or_default();
         // An error, too, is in the envelope that the client of that API can read.
         let api = match (action.as_str(), version.as_str()) {
-            ("AssumeRole" | "GetCallerIdentity", _) | (_, STS_VERSION) => Api::Sts,
+            ("AssumeRole" | "DecodeAuthorizationMessage" | "GetCallerIdentity", _)
+            | (_, STS_VERSION) => Api::Sts,
             _ => Api::Ec2,
         };
         let reply = match Caller::read(headers, &mut fields) {
             Ok(_) if action.is_empty() => Err(missing("Action")),
             Ok(_) if version.is_empty() => Err(missing("Version")),
-            Ok(caller) => self.dispatch(api, (&action, &version), &caller, headers, fields).await,
+            Ok(caller) => {
+                let reply = self.dispatch(api, (&action, &version), &caller, headers, fields).await;
+                // Who is not permitted is told why in code, as EC2 does it.
+                reply.map_err(|trouble| match trouble {
+                    Trouble::Refused(refusal) if refusal.code == "UnauthorizedOperation" => {
+                        Trouble::Refused(sts::encode_denial(self, &caller, &action, refusal))
+                    }
+                    trouble => trouble,
+                })
+            }
             Err(refusal) => Err(refusal.into()),
         };
         (action, api, reply)
@@ -292,7 +302,8 @@ impl Door {
         }
         match (api, action) {
             (Api::Ec2, _) => {}
-            (Api::Sts, "AssumeRole") => return sts::assume_role(self, fields),
+            (Api::Sts, "AssumeRole") => return sts::assume_role(self, caller, fields),
+            (Api::Sts, "DecodeAuthorizationMessage") => return sts::decode_denial(fields),
             (Api::Sts, "GetCallerIdentity") => {
                 return sts::get_caller_identity(self, caller, &fields);
             }
@@ -302,7 +313,9 @@ impl Door {
             }
         }
         let target = self.sandbox.resolve(caller.account.clone(), caller.region.clone())?;
-        let call = CallContext::new(Instant::now() + ANSWER_TIMEOUT, operation_of(headers));
+        let mut call = CallContext::new(Instant::now() + ANSWER_TIMEOUT, operation_of(headers));
+        let session = caller.session.as_ref();
+        call.session = session.map(|session| Arc::new(sts::named(session, &target.account)));
         let ask = Ask { sandbox: &self.sandbox, target, call };
         match action {
             "AuthorizeSecurityGroupEgress" => groups::authorize_egress(&ask, fields).await,

@@ -95,7 +95,6 @@ impl SecurityGroups {
             operation_id: operation_id.clone(),
             principal,
             peer,
-            incident: false,
             method,
             key,
             change_reason,

@@ -106,18 +106,30 @@ pub fn record(error: Error) -> Recorded {
 /// The status of a recorded error.
 pub fn replay(recorded: &Recorded, request_id: &str) -> Status {
     let mut whole = pb::Status::decode(recorded.body.as_slice()).unwrap_or_default();
-    let info = whole.details.first().and_then(|detail| {
-        pb::ErrorInfo::decode(detail.value.as_slice()).ok().map(|info| info.reason)
-    });
+    let reason = first_reason(&whole);
     whole.details.insert(whole.details.len().min(1), request_info(request_id));
     let details = Bytes::from(whole.encode_to_vec());
     let mut status =
         Status::with_details(Code::from_i32(recorded.code), recorded.message.clone(), details);
     status.set_source(std::sync::Arc::new(Logged {
-        reason: info.unwrap_or_default().into(),
+        reason: reason.unwrap_or_default().into(),
         internal: None,
     }));
     status
+}
+
+/// The reason of a recorded error. None: it is no error.
+pub fn reason_of(recorded: &Recorded) -> Option<String> {
+    if recorded.code == 0 {
+        return None;
+    }
+    first_reason(&pb::Status::decode(recorded.body.as_slice()).ok()?)
+}
+
+/// ErrorInfo is the first detail of every status of ours.
+fn first_reason(status: &pb::Status) -> Option<String> {
+    let info = status.details.first()?;
+    pb::ErrorInfo::decode(info.value.as_slice()).ok().map(|info| info.reason)
 }
 
 /// Gives a status that tonic made itself (an undecodable message, an unknown method) our reasons and details.

@@ -1,5 +1,6 @@
-//! Real EC2, by the AWS SDK. Read in this order: `open`, `client` (one call), `errors` (what a failure means),
-//! `translate` (the domain and the SDK's types), `read` (what an image is made of).
+//! Real EC2, by the AWS SDK. Read in this order: `open`, `client` (one call), `session` (in whose name), `errors` (what a
+//! failure means), `denied` (what is not permitted), `translate` (the domain and the SDK's types), `read` (what an image
+//! is made of).
 //!
 //! EC2 decides. Nothing is checked here that EC2 checks itself, and what it answers comes back as it is.
 
@@ -23,9 +24,11 @@ use crate::{
 };
 
 mod client;
+mod denied;
 mod errors;
 mod open;
 mod read;
+mod session;
 mod translate;
 
 /// What the EC2 backend is opened with.
@@ -43,6 +46,8 @@ pub struct Ec2Settings {
     pub attempt_timeout: Duration,
     /// How long a connection may take to be made, TLS included. 3 s is a good value.
     pub connect_timeout: Duration,
+    /// Whether STS is asked what EC2 says in code when it does not permit a call, for the log.
+    pub decode_authorization_messages: bool,
 }
 
 /// One account.
@@ -56,6 +61,8 @@ pub struct TargetSettings {
     pub role_arn: Option<String>,
     /// The external id that the role asks for.
     pub external_id: Option<String>,
+    /// Whether each caller's calls go out under a session of the role that names the caller. Needs a role.
+    pub session_per_principal: bool,
 }
 
 /// EC2 in one or more accounts and Regions.
@@ -78,6 +85,7 @@ impl fmt::Debug for TargetSettings {
             .field("regions", &self.regions)
             .field("role_arn", &self.role_arn)
             .field("external_id", &self.external_id.as_ref().map(|_| ".."))
+            .field("session_per_principal", &self.session_per_principal)
             .finish()
     }
 }

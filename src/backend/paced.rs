@@ -182,6 +182,10 @@ impl Backend for Paced {
         self.inner.read_lag()
     }
 
+    fn is_paced(&self) -> bool {
+        true
+    }
+
     fn reserve<'a>(
         &'a self,
         call: &'a CallContext,

@@ -305,6 +305,7 @@ impl Sandbox {
                         change,
                         request_id: ticket.request_id.clone(),
                         operation_id: call.operation_id.clone(),
+                        session: call.session.clone(),
                     });
                 }
                 answer

@@ -59,7 +59,7 @@ pub fn banner(config: &Config, addresses: Addresses, sample: Option<Sample<'_>>)
     }
     if matches!(config.backend, BackendConfig::Sandbox(_)) && config.limits.reflection {
         text.push_str("\nTry:\n");
-        for call in calls(&grpcurl(&config.tls), grpc, ec2_door, sample) {
+        for call in calls(&grpcurl(config), grpc, ec2_door, sample) {
             let _ = writeln!(text, "  {call}");
         }
     }
@@ -82,7 +82,15 @@ fn security(config: &Config) -> &'static str {
 }
 
 /// How grpcurl is called, with the files that the caller has to have.
-fn grpcurl(tls: &TlsConfig) -> String {
+fn grpcurl(config: &Config) -> String {
+    let mut text = with_files(&config.tls);
+    if config.authentication.has_credentials() && !config.tls.names_clients() {
+        text.push_str(r#" -H "authorization: Bearer $TOKEN""#);
+    }
+    text
+}
+
+fn with_files(tls: &TlsConfig) -> String {
     match tls {
         TlsConfig::Off | TlsConfig::Upstream => "grpcurl -plaintext".to_owned(),
         TlsConfig::Server(files) if files.client_auth == ClientAuth::Off => {
@@ -160,5 +168,22 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    #[test]
+    fn calls_bring_the_credential_that_is_needed() {
+        let text = r#"
+policy_dir = "src"
+[[static_tokens]]
+name = "a"
+sha256 = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+"#;
+        let file = (concat!(env!("CARGO_MANIFEST_DIR"), "/x.toml").into(), text.to_owned());
+        let sources = Sources { file: Some(file), ..Sources::default() };
+        let config = Config::parse(&sources).unwrap();
+        let grpc = "127.0.0.1:4711".parse().unwrap();
+        let text = banner(&config, Addresses { grpc, admin: None, ec2_door: None }, None);
+        let call = r#"grpcurl -plaintext -H "authorization: Bearer $TOKEN" 127.0.0.1:4711 list"#;
+        assert!(text.contains(call), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! The client for people: commands that call a running server, with the AWS CLI's own flags.
 //!
-//! [`args`] holds the flags, `input` and `shorthand` read their values, `schema` checks them against the contract;
+//! [`args`] holds the flags, [`operations`] those of `portcullis operations` and what it asks, `input` and `shorthand` read their values, `schema` checks them against the contract;
 //! `show` and `failure` make what is printed. Nothing here prints or ends the process.
 
 use std::{
@@ -16,11 +16,12 @@ use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use self::{
     args::{
-        AuthorizeEgress, Common, Connection, DescribeGroups, DescribeRules, List, Output,
-        RevokeEgress,
+        AuthorizeEgress, Common, Connection, DescribeGroups, DescribeRules, List, Output, Paging,
+        Reach, RevokeEgress,
     },
     failure::{CANNOT_TELL, Failure, REFUSED},
     input::Input,
+    operations::Operations,
     schema::Schema,
 };
 use super::connect::{Connected, Unconnected};
@@ -32,6 +33,7 @@ pub mod args;
 mod failure;
 mod help;
 mod input;
+pub mod operations;
 mod schema;
 pub mod shorthand;
 mod show;
@@ -54,6 +56,12 @@ pub enum Client {
     /// List the security groups of a running server
     #[command(after_help = help::DESCRIBE_GROUPS)]
     DescribeGroups(Box<DescribeGroups>),
+    /// Look at the operations that a running server has recorded, and settle those that nobody else can
+    Operations {
+        /// What to do.
+        #[command(subcommand)]
+        command: Operations,
+    },
 }
 
 /// What the streams are connected to: the columns of a terminal, or none if it is something else.
@@ -99,15 +107,16 @@ struct Answer {
 impl Client {
     /// Makes the call, or calls.
     pub async fn run(&self, screen: Screen) -> Ended {
-        let common = match self {
-            Self::RevokeEgress(args) => &args.common,
-            Self::AuthorizeEgress(args) => &args.common,
-            Self::DescribeRules(args) => &args.common,
-            Self::DescribeGroups(args) => &args.common,
+        let reach = match self {
+            Self::RevokeEgress(args) => &args.common.reach,
+            Self::AuthorizeEgress(args) => &args.common.reach,
+            Self::DescribeRules(args) => &args.common.reach,
+            Self::DescribeGroups(args) => &args.common.reach,
+            Self::Operations { command } => command.reach(),
         };
         let default = if screen.out.is_some() { Output::Table } else { Output::Json };
-        let output = common.output.unwrap_or(default);
-        match self.ask(common, screen.out).await {
+        let output = reach.output.unwrap_or(default);
+        match self.ask(screen.out).await {
             Ok(Answer { table, json, code }) => {
                 let out = if output == Output::Table { table } else { json };
                 Ended { out, err: String::new(), code }
@@ -120,17 +129,20 @@ impl Client {
         }
     }
 
-    async fn ask(&self, common: &Common, width: Option<usize>) -> Result<Answer, Failure> {
+    async fn ask(&self, width: Option<usize>) -> Result<Answer, Failure> {
         let input = Input::new().map_err(Failure::Usage)?;
         match self {
-            Self::RevokeEgress(args) => revoke(read(args.body(&input))?, common, width).await,
-            Self::AuthorizeEgress(args) => authorize(read(args.body(&input))?, common, width).await,
+            Self::RevokeEgress(args) => revoke(read(args.body(&input))?, &args.common, width).await,
+            Self::AuthorizeEgress(args) => {
+                authorize(read(args.body(&input))?, &args.common, width).await
+            }
             Self::DescribeRules(args) => {
-                describe_rules(read(args.body(&input))?, &args.list, common, width).await
+                describe_rules(read(args.body(&input))?, &args.list, &args.common, width).await
             }
             Self::DescribeGroups(args) => {
-                describe_groups(read(args.body(&input))?, &args.list, common, width).await
+                describe_groups(read(args.body(&input))?, &args.list, &args.common, width).await
             }
+            Self::Operations { command } => command.ask(width).await,
         }
     }
 }
@@ -146,7 +158,7 @@ async fn revoke(
     common: &Common,
     width: Option<usize>,
 ) -> Result<Answer, Failure> {
-    let server = Server::connect(common, true).await?;
+    let server = Server::connect(&common.reach, true).await?;
     let group = request.group_id.clone().unwrap_or_default();
     let answer = server
         .call(request, |mut service, request| async move { service.revoke_egress(request).await });
@@ -168,7 +180,7 @@ async fn authorize(
     common: &Common,
     width: Option<usize>,
 ) -> Result<Answer, Failure> {
-    let server = Server::connect(common, true).await?;
+    let server = Server::connect(&common.reach, true).await?;
     let group = request.group_id.clone().unwrap_or_default();
     let answer = server.call(request, |mut service, request| async move {
         service.authorize_egress(request).await
@@ -187,7 +199,7 @@ async fn describe_rules(
     common: &Common,
     width: Option<usize>,
 ) -> Result<Answer, Failure> {
-    let server = Server::connect(common, false).await?;
+    let server = Server::connect(&common.reach, false).await?;
     let page = async |token: Option<String>| {
         let mut request = request.clone();
         request.next_token = token;
@@ -198,7 +210,7 @@ async fn describe_rules(
         Ok((page.security_group_rules, page.next_token, page.dry_run))
     };
     let (security_group_rules, next_token, dry_run) =
-        pages(list, request.next_token.clone(), page).await?;
+        pages(&list.paging, request.next_token.clone(), page).await?;
     let answer =
         v1::DescribeSecurityGroupRulesResponse { security_group_rules, next_token, dry_run };
     Ok(Answer { table: show::rules(&answer, width), json: show::json(&answer), code: 0 })
@@ -210,7 +222,7 @@ async fn describe_groups(
     common: &Common,
     width: Option<usize>,
 ) -> Result<Answer, Failure> {
-    let server = Server::connect(common, false).await?;
+    let server = Server::connect(&common.reach, false).await?;
     let page = async |token: Option<String>| {
         let mut request = request.clone();
         request.next_token = token;
@@ -221,7 +233,7 @@ async fn describe_groups(
         Ok((page.security_groups, page.next_token, page.dry_run))
     };
     let (security_groups, next_token, dry_run) =
-        pages(list, request.next_token.clone(), page).await?;
+        pages(&list.paging, request.next_token.clone(), page).await?;
     let answer = v1::DescribeSecurityGroupsResponse { security_groups, next_token, dry_run };
     Ok(Answer { table: show::groups(&answer, width), json: show::json(&answer), code: 0 })
 }
@@ -231,7 +243,7 @@ type Page<T> = (Vec<T>, Option<String>, bool);
 
 /// All pages as one, up to the number that was asked for. Our token is `SKIP:TOKEN`: so many items into a page.
 async fn pages<T>(
-    list: &List,
+    list: &Paging,
     first: Option<String>,
     ask: impl AsyncFn(Option<String>) -> Result<Page<T>, Failure>,
 ) -> Result<Page<T>, Failure> {
@@ -280,8 +292,8 @@ struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    async fn connect(common: &'a Common, changes: bool) -> Result<Self, Failure> {
-        let Connection { address, timeout_ms, security } = &common.connection;
+    async fn connect(reach: &'a Reach, changes: bool) -> Result<Self, Failure> {
+        let Connection { address, timeout_ms, security } = &reach.connection;
         let timeout = Duration::from_millis(*timeout_ms);
         let connected =
             security.connect(address, timeout).await.map_err(|failed| match failed {
@@ -291,18 +303,29 @@ impl<'a> Server<'a> {
         Ok(Self { connected, address, timeout, changes })
     }
 
-    /// One call, with its deadline; the server is told of it.
+    /// One call of SecurityGroupService.
     async fn call<Q, A, F: Future<Output = Result<Response<A>, Status>>>(
         &self,
         message: Q,
         send: impl FnOnce(Service<Channel>, Request<Q>) -> F,
     ) -> Result<A, Failure> {
+        let send = |channel, request| {
+            send(Service::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES), request)
+        };
+        self.exchange(message, send).await
+    }
+
+    /// One call, with its deadline; the server is told of it.
+    async fn exchange<Q, A, F: Future<Output = Result<Response<A>, Status>>>(
+        &self,
+        message: Q,
+        send: impl FnOnce(Channel, Request<Q>) -> F,
+    ) -> Result<A, Failure> {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
         self.connected.sign(&mut request);
-        let service = Service::new(self.connected.channel.clone())
-            .max_decoding_message_size(MAX_ANSWER_BYTES);
-        match tokio::time::timeout(self.timeout, send(service, request)).await {
+        let channel = self.connected.channel.clone();
+        match tokio::time::timeout(self.timeout, send(channel, request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) if !timed_out(&status) => {
                 Err(Failure::from_status(&status, self.address, self.changes))

@@ -66,10 +66,13 @@ struct Explain {
     /// The subject of the caller's certificate
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     certificate_subject: String,
+    /// The issuer of the caller's certificate
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    certificate_issuer: String,
     /// Where the caller's connection comes from
     #[arg(long, value_name = "IP")]
     peer_address: Option<IpAddr>,
-    /// The RPC, such as RevokeEgress
+    /// The RPC, such as RevokeEgress; or UseIncidentLane
     #[arg(long, value_name = "RPC")]
     action: String,
     /// The account; else the request's
@@ -155,7 +158,7 @@ struct Asked {
 impl Explain {
     fn run(&self) -> Result<Said, String> {
         let action = Action::parse(&self.action)
-            .ok_or_else(|| format!("--action: there is no RPC {:?}", self.action))?;
+            .ok_or_else(|| format!("--action: there is no action {:?}", self.action))?;
         let policies = match Policies::read(&self.policy_dir) {
             Ok(policies) => policies,
             Err(faults) => return Ok(Said { text: lines(&faults), good: false }),
@@ -186,10 +189,11 @@ impl Explain {
         answer.decide(Action::Access, on_target, Circumstances::default(), &none);
         let describes =
             matches!(action, Action::DescribeSecurityGroups | Action::DescribeSecurityGroupRules);
-        if describes {
+        let is_of_target = action == Action::UseIncidentLane || is_of_operations(action);
+        if describes || is_of_target {
             answer.decide(action, on_target, circumstances, &none);
         }
-        if !describes || !asked.group.is_empty() {
+        if !is_of_target && (!describes || !asked.group.is_empty()) {
             if asked.group.is_empty() && action != Action::CreateSecurityGroup {
                 return Err("--group: is needed; the request names none".to_owned());
             }
@@ -210,10 +214,12 @@ impl Explain {
     }
 
     fn peer(&self) -> Peer {
-        let has_certificate = !self.spiffe_id.is_empty() || !self.certificate_subject.is_empty();
+        let said = [&self.spiffe_id, &self.certificate_subject, &self.certificate_issuer];
+        let has_certificate = said.iter().any(|text| !text.is_empty());
         let certificate = has_certificate.then(|| {
             Arc::new(Certificate {
                 subject: self.certificate_subject.clone(),
+                issuer: self.certificate_issuer.clone(),
                 spiffe_id: (!self.spiffe_id.is_empty()).then(|| self.spiffe_id.clone()),
                 not_before: SystemTime::UNIX_EPOCH,
                 not_after: SystemTime::UNIX_EPOCH,
@@ -264,6 +270,11 @@ fn is_of_sandbox(action: Action) -> bool {
     )
 }
 
+/// Decided on the Target alone.
+fn is_of_operations(action: Action) -> bool {
+    matches!(action, Action::GetOperation | Action::ListOperations | Action::SettleOperation)
+}
+
 /// The JSON, or what the file of that name holds.
 fn text_of(request: &str) -> Result<String, String> {
     if request.trim_start().starts_with('{') {
@@ -295,11 +306,15 @@ fn of_request(action: Action, json: &str) -> Result<Asked, String> {
         Action::CreateSecurityGroup => read(json, decode::create),
         Action::DeleteSecurityGroup => read(json, decode::delete),
         Action::Access
+        | Action::UseIncidentLane
         | Action::LoadState
         | Action::GetState
         | Action::Reset
         | Action::InjectFault
-        | Action::ClearFaults => {
+        | Action::ClearFaults
+        | Action::GetOperation
+        | Action::ListOperations
+        | Action::SettleOperation => {
             return Err(
                 "--request: nothing of this action's request takes part in its decision".to_owned()
             );

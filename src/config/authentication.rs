@@ -99,6 +99,13 @@ pub struct StaticToken {
     pub groups: Vec<String>,
 }
 
+impl IssuerConfig {
+    /// Whether its keys are in a file.
+    pub fn is_file(&self) -> bool {
+        matches!(self.keys, KeysFrom::File(_))
+    }
+}
+
 // === impl AuthenticationConfig ===
 
 impl AuthenticationConfig {

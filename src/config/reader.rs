@@ -75,6 +75,13 @@ impl<'a> Reader<'a> {
         keys::find(name).is_some_and(|key| self.place_of(key).is_some())
     }
 
+    /// Whether any layer gives the setting another value than its default, which may be written out anywhere.
+    pub fn is_changed(&self, name: &str) -> bool {
+        let Some(key) = keys::find(name) else { return false };
+        let given = self.given(key).ok().flatten();
+        given.is_some_and(|given| given.values.iter().any(|value| value != key.default))
+    }
+
     /// The setting as the user wrote it.
     pub fn place(&self, name: &str) -> String {
         let place = keys::find(name).and_then(|key| self.place_of(key));

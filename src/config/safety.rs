@@ -97,9 +97,56 @@ pub fn check(reader: &mut Reader<'_>, config: &Config) {
         reader.complain("sandbox_ec2_listen", message);
     }
     check_policies(reader, config, start.authenticated);
-    if reader.is_given("spiffe_trust_domains") && !config.tls.names_clients() {
-        let message = "does nothing unless clients have certificates: set tls_client_auth";
-        reader.complain("spiffe_trust_domains", message.to_owned());
+    check_idle(reader, config, start.authenticated);
+}
+
+/// Refuses settings that would do nothing: whoever gave one believes in something that is not so.
+fn check_idle(reader: &mut Reader<'_>, config: &Config, authenticated: bool) {
+    let fetches = config.authentication.issuers.iter().any(|issuer| !issuer.is_file());
+    let reloads = matches!(config.tls, TlsConfig::Server(_))
+        || config.policies.is_some()
+        || config.authentication.has_credentials();
+    let nobody = "does nothing where callers are not authenticated: set [[jwt_issuers]], \
+                  [[static_tokens]] or tls_client_auth";
+    let rules: [(bool, &[&str], &str); 6] = [
+        (
+            config.tls.names_clients(),
+            &["spiffe_trust_domains"],
+            "does nothing unless clients have certificates: set tls_client_auth",
+        ),
+        (
+            authenticated,
+            &["trusted_proxies"],
+            "a proxy would let other machines reach a server that authenticates nobody: set \
+             [[jwt_issuers]], [[static_tokens]] or tls_client_auth",
+        ),
+        (
+            authenticated,
+            &["open_health", "open_reflection", "auth_failure_burst", "auth_failures_per_minute"],
+            nobody,
+        ),
+        (
+            config.limits.reflection || !authenticated,
+            &["open_reflection"],
+            "does nothing without reflection",
+        ),
+        (
+            fetches,
+            &["jwks_refresh_interval_ms", "jwks_min_interval_ms", "jwks_max_stale_ms"],
+            "does nothing without a jwks_url in [[jwt_issuers]]: a jwks_file is looked at every \
+             reload_interval_ms",
+        ),
+        (
+            reloads,
+            &["reload_interval_ms"],
+            "does nothing where no file may change: there are no certificates, policies, keys or \
+             tokens",
+        ),
+    ];
+    for (_, names, message) in rules.iter().filter(|(does_something, ..)| !does_something) {
+        for name in names.iter().filter(|name| reader.is_changed(name)).collect::<Vec<_>>() {
+            reader.complain(name, (*message).to_owned());
+        }
     }
 }
 

@@ -101,6 +101,7 @@ fn note(reader: &mut Reader<'_>, target: &TargetConfig) {
     ];
     lines.extend(target.role_arn.as_deref().map(|arn| format!("role_arn = {}", quoted(arn))));
     lines.extend(target.external_id.as_ref().map(|id| format!("external_id = \"{id:?}\"")));
+    lines.extend(target.session_per_principal.then(|| "session_per_principal = true".to_owned()));
     lines.into_iter().for_each(|line| reader.note_table(line));
 }
 
@@ -147,7 +148,18 @@ impl Entry<'_, '_, '_> {
             self.complain("external_id", "takes 2 to 1224 characters".to_owned());
         }
         let external_id = external_id.map(Secret);
-        Some(TargetConfig { account: account?, regions: regions?, role_arn, external_id })
+        let session_per_principal = self.switch("session_per_principal");
+        if session_per_principal && !self.table.contains_key("role_arn") {
+            let message = "needs role_arn: a session of its own is one of a role that is assumed";
+            self.complain("session_per_principal", message.to_owned());
+        }
+        Some(TargetConfig {
+            account: account?,
+            regions: regions?,
+            role_arn,
+            external_id,
+            session_per_principal,
+        })
     }
 
     fn check_names(&mut self) {
@@ -205,6 +217,16 @@ impl Entry<'_, '_, '_> {
             self.complain(name, format!("takes a string, not a TOML {}", value.type_str()));
         }
         value.as_str().map(str::to_owned)
+    }
+
+    /// False if there is none, or it is wrong.
+    fn switch(&mut self, name: &str) -> bool {
+        let Some(value) = self.table.get(name).map(Spanned::get_ref) else { return false };
+        if let DeValue::Boolean(on) = value {
+            return *on;
+        }
+        self.complain(name, format!("takes true or false, not a TOML {}", value.type_str()));
+        false
     }
 
     fn refuse<T>(&mut self, name: &str, text: &str, wanted: &str) -> Option<T> {

@@ -7,7 +7,8 @@ use crate::principal::{Certificate, Method, Principal};
 
 use super::{MAX_NAME_BYTES, Refused, is_name};
 
-/// The principal: the SPIFFE id if there is one, else the subject.
+/// The principal: the SPIFFE id if there is one, else the subject with the CA that gave it. Two CAs' `CN=alice` are two
+/// principals.
 pub fn principal(
     certificate: &Certificate,
     trust_domains: &[String],
@@ -15,7 +16,13 @@ pub fn principal(
 ) -> Result<Principal, Refused> {
     let invalid = |cause: &str| Err(Refused::Invalid(cause.to_owned()));
     let (issuer, subject) = match &certificate.spiffe_id {
-        None => (String::new(), &certificate.subject),
+        None => {
+            let is_fit = |name| is_name(name, MAX_NAME_BYTES) && !has_control(name);
+            if !is_fit(&certificate.issuer) || !is_fit(&certificate.subject) {
+                return invalid("the certificate names nobody, or by a name that is not taken");
+            }
+            (certificate.issuer.clone(), &certificate.subject)
+        }
         Some(id) => {
             let Some(domain) = trust_domain(id) else {
                 return invalid("the certificate's SPIFFE id is malformed");
@@ -30,7 +37,7 @@ pub fn principal(
         }
     };
     if !is_name(subject, MAX_NAME_BYTES) {
-        return invalid("the certificate names nobody, or by a name that is not taken");
+        return invalid("the certificate's SPIFFE id is too long");
     }
     if now < certificate.not_before {
         return invalid("the certificate is not valid yet");
@@ -39,6 +46,18 @@ pub fn principal(
         return Err(Refused::Expired("the certificate has expired".to_owned()));
     }
     Ok(Principal { method: Method::Mtls, issuer, subject: subject.clone(), groups: Vec::new() })
+}
+
+/// Whether a name that RFC 4514 writes had a control character in it: that is a backslash and two hexadecimal digits,
+/// and nothing else is.
+fn has_control(name: &str) -> bool {
+    let mut characters = name.chars();
+    while let Some(character) = characters.next() {
+        if character == '\\' && characters.next().is_some_and(|next| next.is_ascii_hexdigit()) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The trust domain of a well-formed SPIFFE id of a workload.

@@ -31,6 +31,7 @@ fn at(seconds: u64) -> SystemTime {
 fn certificate(subject: &str, spiffe_id: Option<&str>) -> Certificate {
     Certificate {
         subject: subject.to_owned(),
+        issuer: "CN=first".to_owned(),
         spiffe_id: spiffe_id.map(str::to_owned),
         not_before: at(NOW - 10),
         not_after: at(NOW + 10),
@@ -76,7 +77,10 @@ async fn a_certificate_names_its_caller() {
     let (authenticator, _, _) = with_certificates().await;
     let none = HeaderMap::new();
     let id = |certificate| now(&authenticator, &none, &peer(certificate)).map(|found| found.id());
-    assert_eq!(id(certificate("CN=alice,O=Example", None)).unwrap(), "mtls::CN=alice,O=Example");
+    let first = certificate("CN=alice,O=Example", None);
+    let second = Certificate { issuer: "CN=my CA: b".to_owned(), ..first.clone() };
+    assert_eq!(id(first).unwrap(), "mtls:CN=first:CN=alice,O=Example");
+    assert_eq!(id(second).unwrap(), "mtls:CN=my%20CA%3A%20b:CN=alice,O=Example");
     let spiffe = certificate("O=SPIRE", Some("spiffe://example.org/ns/a/sa/b"));
     assert_eq!(id(spiffe).unwrap(), "mtls:example.org:spiffe%3A//example.org/ns/a/sa/b");
     assert_eq!(now(&authenticator, &none, &Peer::default()), Err(Refused::Missing));
@@ -90,6 +94,11 @@ async fn certificates_that_name_nobody_here_are_refused() {
         certificate("", None),
         certificate("CN=*.example.org", None),
         certificate("CN=a\nb", None),
+        // As RFC 4514 writes what a certificate has.
+        certificate(r"CN=a\0Ab", None),
+        certificate(r"CN=a\\\0Ab", None),
+        Certificate { issuer: String::new(), ..certificate("CN=alice", None) },
+        Certificate { issuer: r"CN=a\0Ab".to_owned(), ..certificate("CN=alice", None) },
         certificate("CN=a\u{202e}b", None),
     ];
     for id in [

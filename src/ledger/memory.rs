@@ -73,6 +73,7 @@ impl Memory {
             Some(known) => known.again(intent, now)?,
             None => Record::begin(intent, now)?,
         };
+        book.claim_key(&record);
         book.put(record.clone());
         book.make_room();
         Ok(Intended::Written(Box::new(record)))
@@ -102,11 +103,15 @@ impl Book {
         record.key_ends(retention).is_none_or(|end| now < end).then_some(record)
     }
 
-    fn put(&mut self, record: Record) {
+    /// Only an intent claims its key: what moves later may have lost it to another.
+    fn claim_key(&mut self, record: &Record) {
         if let Some(key) = record.key.clone() {
             let key = (record.scope.clone(), record.caller.clone(), key);
             self.keys.insert(key, record.id.clone());
         }
+    }
+
+    fn put(&mut self, record: Record) {
         if record.state.is_unsettled() {
             self.unsettled.insert(record.group.clone(), record.id.clone());
         } else if self.unsettled.get(&record.group) == Some(&record.id) {
@@ -236,6 +241,8 @@ impl Ledger for Memory {
             .map(|record| record.id.clone())
             .collect();
         old.iter().for_each(|id| book.forget(id));
+        drop(book);
+        self.tell();
         Box::pin(std::future::ready(Ok(old.len())))
     }
 

@@ -159,8 +159,7 @@ impl Run {
             caller: call.meta.principal.id(),
             key: call.meta.key.clone(),
             fingerprint: canonical::fingerprint(call.meta.method, &request),
-            // Another incarnation's groups are other groups.
-            group: format!("{scope} {target}/{group}"),
+            group: canonical::turn(&scope, &target, &group),
             scope,
         };
         Ok(Self {

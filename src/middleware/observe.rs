@@ -1,6 +1,6 @@
 //! Middleware that gives each call its id and writes one log line about it, however it ends. Outermost, so that
 //! refusals and dropped calls are counted, too: the line is written when the response's last frame went out, or when
-//! the call was dropped.
+//! the call was dropped. Refused attempts at changes have one in the audit stream as well.
 
 use std::{
     borrow::Cow,
@@ -20,11 +20,13 @@ use tower::{Layer, Service};
 use super::{HttpRequest, HttpResponse};
 use crate::{
     api::{
+        methods,
         service::{CallInfo, Caller},
         status::Logged,
     },
     operations::Progress,
     random::Random,
+    telemetry::audit::{Attempt, Audit, Kind},
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -36,6 +38,7 @@ const MAX_REQUEST_ID: usize = 128;
 #[derive(Clone, Debug)]
 pub struct ObserveLayer {
     random: Arc<dyn Random>,
+    audit: Arc<Audit>,
 }
 
 /// See [`ObserveLayer`].
@@ -43,6 +46,7 @@ pub struct ObserveLayer {
 pub struct Observe<S> {
     inner: S,
     random: Arc<dyn Random>,
+    audit: Arc<Audit>,
 }
 
 /// What the log line says. Written on drop, so that no way of ending escapes it.
@@ -56,6 +60,7 @@ struct Line {
     internal: Option<Box<str>>,
     progress: Arc<Progress>,
     caller: Arc<Caller>,
+    audit: Arc<Audit>,
 }
 
 pin_project! {
@@ -79,9 +84,9 @@ pin_project! {
 // === impl ObserveLayer ===
 
 impl ObserveLayer {
-    /// Draws request ids from `random`.
-    pub fn new(random: Arc<dyn Random>) -> Self {
-        Self { random }
+    /// Draws request ids from `random`; tells `audit` of refused attempts at changes.
+    pub fn new(random: Arc<dyn Random>, audit: Arc<Audit>) -> Self {
+        Self { random, audit }
     }
 }
 
@@ -89,7 +94,7 @@ impl<S> Layer<S> for ObserveLayer {
     type Service = Observe<S>;
 
     fn layer(&self, inner: S) -> Observe<S> {
-        Observe { inner, random: self.random.clone() }
+        Observe { inner, random: self.random.clone(), audit: self.audit.clone() }
     }
 }
 
@@ -135,6 +140,7 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             internal: None,
             progress,
             caller,
+            audit: self.audit.clone(),
         };
         ObserveFuture { inner: self.inner.call(request), line: Some(line) }
     }
@@ -255,6 +261,21 @@ impl Drop for Line {
                 request_id = %self.request_id, operation_id = operation, principal, method, client, micros,
                 "call"
             );
+        }
+        // What was sent has a record, and its own line.
+        if let Some(kind) = Kind::of(&self.reason)
+            && operation.is_empty()
+            && methods::is_change(self.path.path())
+        {
+            self.audit.refused(Attempt {
+                kind,
+                rpc: self.path.path(),
+                code,
+                reason: &self.reason,
+                request_id: &self.request_id,
+                principal,
+                client: self.caller.address.get().copied(),
+            });
         }
     }
 }

@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 use self::limiter::Over;
 use super::{HttpRequest, HttpResponse, refuse};
 use crate::{
-    api::service::CallInfo,
+    api::{methods, service::CallInfo},
     config::{CallClass, RateLimits},
     error::{Error, Reason},
     principal::Principal,
@@ -36,25 +36,11 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// The calls that change something. Whatever else there is counts as a read.
-pub const MUTATIONS: &[&str] = &[
-    "/portcullis.v1.SecurityGroupService/AuthorizeEgress",
-    "/portcullis.v1.SecurityGroupService/AuthorizeIngress",
-    "/portcullis.v1.SecurityGroupService/CreateSecurityGroup",
-    "/portcullis.v1.SecurityGroupService/DeleteSecurityGroup",
-    "/portcullis.v1.SecurityGroupService/RevokeEgress",
-    "/portcullis.v1.SecurityGroupService/RevokeIngress",
-    "/portcullis.sandbox.v1.SandboxService/ClearFaults",
-    "/portcullis.sandbox.v1.SandboxService/InjectFault",
-    "/portcullis.sandbox.v1.SandboxService/LoadState",
-    "/portcullis.sandbox.v1.SandboxService/Reset",
-];
-
 /// The class of a call, by its path. None: it is not limited.
 pub fn class_of(path: &str) -> Option<CallClass> {
     if path.starts_with(HEALTH) {
         None
-    } else if MUTATIONS.contains(&path) {
+    } else if methods::is_change(path) {
         Some(CallClass::Mutate)
     } else {
         Some(CallClass::Read)

@@ -83,6 +83,26 @@ fn tags(form: &mut Map<String, Value>, tags: &[Tag]) {
     form.insert("Tags".to_owned(), tags.into());
 }
 
+/// What a change takes its turn for, and what records are found by: the group, by id if it has one, where it is. Another
+/// incarnation's groups are other groups.
+pub fn turn(scope: &str, target: &Target, group: &str) -> String {
+    format!("{scope} {target}/{group}")
+}
+
+/// A recorded request for people: rules and tags, which are texts so that they can be put in order, as what they are.
+pub fn readable(request: &Value) -> Value {
+    match request {
+        Value::Object(form) => {
+            Value::Object(form.iter().map(|(name, part)| (name.clone(), readable(part))).collect())
+        }
+        Value::Array(parts) => parts.iter().map(readable).collect(),
+        Value::String(text) if text.starts_with('{') => {
+            serde_json::from_str(text).unwrap_or_else(|_| request.clone())
+        }
+        other => other.clone(),
+    }
+}
+
 /// The fingerprint of a request in canonical form.
 pub fn fingerprint(method: &str, request: &Value) -> String {
     sha256([VERSION.as_bytes(), method.as_bytes(), request.to_string().as_bytes()])

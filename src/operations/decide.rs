@@ -49,6 +49,12 @@ impl Work<'_> {
         }
     }
 
+    /// Whether the caller is incident response there, which has a lane of its own to EC2.
+    pub(super) fn has_incident_lane(&self) -> bool {
+        let resource = Resource::Target(&self.target);
+        self.access.grants(self.caller(), Action::UseIncidentLane, resource)
+    }
+
     /// May the caller do this in the account and Region?
     fn check_target(&self, action: Action, dry_run: bool) -> Result<(), Error> {
         let circumstances = Circumstances { dry_run, ..Circumstances::default() };

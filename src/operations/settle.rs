@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     CallMeta, Operations, Outcome, RevokeOutcome, Scribe, Timing, Warning, WarningKind, Work,
-    groups::OPERATION_TAG, journal::SECOND_LOOK, revoke,
+    audit, groups::OPERATION_TAG, journal::SECOND_LOOK, revoke,
 };
 use crate::{
     backend::{
@@ -26,6 +26,10 @@ use crate::{
         AccountId, Direction, GroupId, GroupRef, Region, Rule, RuleId, Tag, matching::same_rule,
     },
 };
+
+mod operator;
+
+pub(super) use operator::by_operator;
 
 /// The pause before the next look at what could not be decided; it doubles with every look, up to the second.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -187,19 +191,17 @@ impl Settler<'_> {
             }
             Verdict::Lost => return Ok(Settled::Moved),
         };
-        let unsettled = step.to.is_some_and(State::is_unsettled);
         let record = &holder.record;
-        tracing::info!(
-            target: "audit",
-            operation = record.id,
-            from = record.state.as_str(),
-            to = step.to.map_or("", State::as_str),
-            note = step.note.as_deref().unwrap_or_default(),
-            "settled"
-        );
         match self.ledger.advance(&record.id, record.fence, &step).await {
-            Ok(_) if unsettled => Ok(Settled::Later),
-            Ok(_) | Err(LedgerError::Fenced) => Ok(Settled::Moved),
+            Ok(record) if record.state.is_unsettled() => {
+                tracing::debug!(operation = record.id, note = step.note, "not settled yet");
+                Ok(Settled::Later)
+            }
+            Ok(record) => {
+                audit::outcome(&record);
+                Ok(Settled::Moved)
+            }
+            Err(LedgerError::Fenced) => Ok(Settled::Moved),
             Err(error) => Err(error),
         }
     }
@@ -224,7 +226,7 @@ impl Holder<'_> {
             let why = "its account and Region are not served any more".to_owned();
             return Ok(step(State::Unresolved, None, why));
         };
-        let work = operations.work(meta, target, None);
+        let work = operations.work(meta, target, true);
         let mut sent = false;
         for _ in 0..MAX_ROUNDS {
             let plan = self.record.plan.clone();
@@ -329,7 +331,7 @@ impl Holder<'_> {
 
     /// What was done is written down as the answer that got lost.
     async fn done(&self, work: &Work<'_>, plan: &Plan, image: Option<GroupImage>) -> Verdict {
-        let outcome = outcome(work, plan, image).await;
+        let outcome = outcome(work, plan, image, read_back()).await;
         let Settler { scribe, .. } = self.settler;
         let answer = scribe.record(&self.record.method, &self.record.id, Ok(outcome));
         let why = "read back: what was asked for is there".to_owned();
@@ -435,16 +437,24 @@ pub(super) async fn done_after_all(work: &Work<'_>, plan: &Plan, ours: bool) -> 
     };
     let image = read(work, &plan, &work.meta.operation_id).await.ok()?;
     let done = judge(&plan, image.as_ref()) == Seen::Done;
-    if done { Some(outcome(work, &plan, image).await) } else { None }
+    if done { Some(outcome(work, &plan, image, read_back()).await) } else { None }
 }
 
-/// The answer that got lost, as far as a read can tell it.
-async fn outcome(work: &Work<'_>, plan: &Plan, image: Option<GroupImage>) -> Outcome {
-    let warning = Warning {
+fn read_back() -> Warning {
+    Warning {
         kind: WarningKind::SettledByReadBack,
         message: "EC2's answer was lost; reading the group back shows the change.".to_owned(),
         rule_id: None,
-    };
+    }
+}
+
+/// The answer that got lost, as far as a read can tell it.
+async fn outcome(
+    work: &Work<'_>,
+    plan: &Plan,
+    image: Option<GroupImage>,
+    warning: Warning,
+) -> Outcome {
     match plan {
         Plan::Revoke { group, is_egress: _, rules, unmatched, unmatched_ids, .. } => {
             let group_id = GroupId::new(&group.group_id);

@@ -30,6 +30,7 @@ pub enum WarningKind {
     HostBitsSet,
     SettledByReadBack,
     LedgerLags,
+    SettledByOperator,
 }
 
 impl Warning {

@@ -38,9 +38,17 @@ const NAMES: [(&str, &str); 9] = [
 pub fn of(der: &[u8]) -> Result<Certificate, String> {
     let (_, certificate) = X509Certificate::from_der(der)
         .map_err(|error| format!("the certificate cannot be read: {error}"))?;
+    let usage = certificate
+        .key_usage()
+        .map_err(|error| format!("its key usage cannot be read: {error}"))?;
+    if usage.is_some_and(|usage| !usage.value.digital_signature()) {
+        // RFC 5280: then what is signed with it, as a handshake is, counts for nothing.
+        return Err("its key is not for signatures".to_owned());
+    }
     let validity = certificate.validity();
     Ok(Certificate {
-        subject: subject(certificate.subject())?,
+        subject: name(certificate.subject())?,
+        issuer: name(certificate.issuer())?,
         spiffe_id: spiffe_id(&certificate)?,
         not_before: time_of(validity.not_before.timestamp()),
         not_after: time_of(validity.not_after.timestamp()),
@@ -94,7 +102,7 @@ fn is_spiffe_id(uri: &str) -> bool {
 
 /// A name as RFC 4514 writes it: the last part first. No two names are written the same, and there is nothing in it
 /// that acts on a log or a terminal.
-fn subject(name: &X509Name<'_>) -> Result<String, String> {
+fn name(name: &X509Name<'_>) -> Result<String, String> {
     let parts: Result<Vec<String>, String> = name
         .iter_rdn()
         .map(|part| {
@@ -114,7 +122,7 @@ fn attribute(attribute: &AttributeTypeAndValue<'_>) -> Result<String, String> {
         // What has no name, or is no text, is written as the bytes that it is.
         (name, _) => {
             let der =
-                attribute.attr_value().to_der_vec().map_err(|_| "its subject is malformed")?;
+                attribute.attr_value().to_der_vec().map_err(|_| "a name in it is malformed")?;
             let mut text = format!("{}=#", name.map_or(id.as_str(), |(_, name)| name));
             for byte in der {
                 // Writing to a String cannot fail.

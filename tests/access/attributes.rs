@@ -43,6 +43,7 @@ fn judge(more: &str, ask: &Ask<'_>) -> Judgement {
     let principal = principal();
     let certificate = Certificate {
         subject: "CN=alice".to_owned(),
+        issuer: "CN=ca".to_owned(),
         spiffe_id: Some("spiffe://example.org/alice".to_owned()),
         not_before: SystemTime::UNIX_EPOCH,
         not_after: SystemTime::UNIX_EPOCH,
@@ -178,6 +179,7 @@ fn a_forbid_on_each_fact_of_group_and_caller_forbids() {
         r#"principal.subject == "alice""#,
         r#"principal.spiffe_id == "spiffe://example.org/alice""#,
         r#"principal.certificate_subject == "CN=alice""#,
+        r#"principal.certificate_issuer == "CN=ca""#,
     ] {
         let policy = format!("forbid (principal, action, resource) when {{ {condition} }};");
         assert!(!judge(&policy, &revoke(cidr())).allowed, "{condition}");
@@ -199,10 +201,14 @@ fn every_action_has_every_attribute() {
     let policy =
         format!("forbid (principal, action, resource) when {{ {} }};", conditions.join(" || "));
     let mut asked = 0;
-    for (service, method, entry) in actions::TABLE {
+    let beside = [Action::Access, Action::UseIncidentLane];
+    let beside = beside.map(|action| ("", action.as_str(), actions::Entry::Decided(action)));
+    for (service, method, entry) in actions::TABLE.iter().chain(&beside) {
         let actions::Entry::Decided(action) = *entry else { continue };
         let on = match action {
+            _ if service.is_empty() => On::Target,
             _ if service.contains("Sandbox") => On::Sandbox,
+            _ if service.contains("OperationService") => On::Target,
             Action::DescribeSecurityGroups | Action::DescribeSecurityGroupRules => On::Target,
             _ => On::Group,
         };
@@ -218,7 +224,7 @@ fn every_action_has_every_attribute() {
         assert!(judged.allowed, "{method}");
         asked += 1;
     }
-    assert!(asked >= 13);
+    assert!(asked >= 18);
 }
 
 #[test]
@@ -353,3 +359,34 @@ fn no_rules_are_not_allowed_rules() {
     assert!(access.check_rules(caller, Action::Access, on, circumstances, &[]).is_err());
     assert!(access.check(caller, Action::Access, on, circumstances).is_ok());
 }
+
+/// Access is open where nothing decides; a privilege is not.
+#[test]
+fn a_privilege_is_what_a_policy_permits_and_nothing_else() {
+    let permit = r#"permit (principal, action == Action::"UseIncidentLane", resource in Target::"123456789012/us-east-1");"#;
+    let elsewhere = permit.replace("us-east-1", "eu-west-1");
+    let on_trial = format!("{READERS}\n@report_only(\"true\") {permit}");
+    let forbidden = format!("{permit} forbid (principal, action, resource);");
+    let parsed = |text: &str| Policies::parse(&[("a.cedar".to_owned(), text.to_owned())]).unwrap();
+    let (principal, peer, target) = (principal(), Peer::default(), target());
+    let caller = Caller { principal: &principal, peer: &peer, request_id: "r" };
+    let has =
+        |access: &Access| access.grants(caller, Action::UseIncidentLane, Resource::Target(&target));
+    for (text, expected) in [
+        (permit, true),
+        // A policy that names no action is about all of them.
+        (PERMIT, true),
+        (READERS, false),
+        (&elsewhere, false),
+        (&on_trial, false),
+        (&forbidden, false),
+    ] {
+        for mode in [Mode::Enforce, Mode::ReportOnly] {
+            assert_eq!(has(&Access::with(parsed(text), mode)), expected, "{mode:?}: {text}");
+        }
+    }
+    assert!(!has(&Access::allow_all()));
+}
+
+const READERS: &str =
+    r#"permit (principal, action in [Action::"access", Action::"read"], resource);"#;

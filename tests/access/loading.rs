@@ -151,7 +151,7 @@ fn the_schema_has_exactly_the_tables_actions() {
             actions::Entry::Decided(action) => Some(action.as_str().to_owned()),
             actions::Entry::Open => None,
         })
-        .chain(["access", "read", "mutate", "sandbox"].map(str::to_owned))
+        .chain(["access", "UseIncidentLane", "read", "mutate", "sandbox"].map(str::to_owned))
         .collect();
     of_schema.sort();
     of_table.sort();

@@ -93,6 +93,33 @@ fn explain_allows_with_exit_code_0() {
 }
 
 #[test]
+fn explain_tells_who_goes_before_others() {
+    let args = [
+        "policy",
+        "explain",
+        "--policy-dir",
+        "deploy/policies/break-glass",
+        "--principal",
+        "jwt:https%3A//issuer.example:alice",
+        "--action",
+        "UseIncidentLane",
+        "--account",
+        "123456789012",
+        "--region",
+        "us-east-1",
+    ];
+    let (code, out, err) = run(&[&args[..], &["--group-of", "incident-responders"]].concat());
+    assert_eq!(code, 0, "{out}{err}");
+    assert_eq!(
+        out,
+        "allow  access on 123456789012/us-east-1: break-glass.cedar#responders-look\n\
+         allow  UseIncidentLane on 123456789012/us-east-1: break-glass.cedar#responders-first\n"
+    );
+    let (code, out, _) = run(&[&args[..], &["--group-of", "web"]].concat());
+    assert_eq!((code, out.matches("no policy permits it").count()), (1, 2), "{out}");
+}
+
+#[test]
 fn a_server_does_not_start_on_broken_policies() {
     let folder = Folder::new("start").with("a.cedar", "permit (principal, action);");
     let dir = folder.path().to_str().unwrap();
@@ -107,4 +134,40 @@ fn a_server_does_not_start_on_broken_policies() {
     assert!(code == 64 && err.contains("there is no folder"), "{err}");
     let (code, _, err) = run(&["check-config", "--policy-mode", "report-only"]);
     assert!(code == 64 && err.contains("policy_dir"), "{err}");
+}
+
+#[test]
+fn explain_decides_operations_on_the_target_alone() {
+    let explain = |action: &str, set: &str| {
+        let policies = format!("deploy/policies/{set}");
+        run(&[
+            "policy",
+            "explain",
+            "--policy-dir",
+            &policies,
+            "--principal",
+            "token::ci",
+            "--group-of",
+            "incident-responders",
+            "--account",
+            "123456789012",
+            "--region",
+            "us-east-1",
+            "--action",
+            action,
+        ])
+    };
+    let (code, out, err) = explain("SettleOperation", "break-glass");
+    assert_eq!(
+        (code, out.as_str()),
+        (
+            0,
+            "allow  access on 123456789012/us-east-1: break-glass.cedar#responders-look\n\
+             allow  SettleOperation on 123456789012/us-east-1: break-glass.cedar#responders-settle\n"
+        ),
+        "{err}"
+    );
+    // Who may list groups in a Target does not see all operations there.
+    let (code, out, _) = explain("ListOperations", "team-by-tag");
+    assert_eq!(code, 1, "{out}");
 }

@@ -224,6 +224,31 @@ async fn one_forbidden_rule_denies_the_call() {
     assert_eq!(server.effects().await, 1);
 }
 
+/// A forbid that cannot be evaluated would not forbid: the permit beside it is not enough then.
+#[tokio::test]
+async fn a_forbid_that_fails_denies() {
+    let overflows = r#"forbid (principal, action in Action::"mutate", resource) when { (context.to_port + 2) * 9223372036854775807 * 2 < 0 };"#;
+    let mut server = served(&[ENTER, READ, MUTATE, overflows]).await;
+    let mut groups = server.groups.clone();
+    for dry_run in [false, true] {
+        for (rpc, answer) in mutate(&mut groups, NONDEFAULT_VPC_GROUP, dry_run).await {
+            is_denied(&answer.expect_err(rpc));
+        }
+    }
+    assert_eq!(mutations(&mut server).await, 0);
+    // One on an attribute that may be missing does not get so far.
+    for condition in [
+        "resource.vpc == \"vpc-1\"",
+        "resource.getTag(\"team\") == \"web\"",
+        "context.ticket == \"1\"",
+        "principal.email == \"x\"",
+    ] {
+        let text = format!("forbid (principal, action, resource) when {{ {condition} }};");
+        let faults = Policies::parse(&[("test.cedar".to_owned(), text)]);
+        assert!(faults.is_err(), "{condition}");
+    }
+}
+
 #[tokio::test]
 async fn a_rule_id_that_the_group_lacks_is_never_sent() {
     let mut server = served(&[ENTER, READ, MUTATE]).await;

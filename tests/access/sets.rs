@@ -44,15 +44,19 @@ const MUTATE: [Action; 6] = [
     Action::CreateSecurityGroup,
     Action::DeleteSecurityGroup,
 ];
+/// Decided on the Target alone.
+const OPERATIONS: [Action; 3] =
+    [Action::GetOperation, Action::ListOperations, Action::SettleOperation];
 const SANDBOX: [Action; 2] = [Action::GetState, Action::Reset];
 
 fn any_asked() -> impl Strategy<Value = Asked> {
     let action = prop_oneof![
-        select(vec![Action::Access]),
+        select(vec![Action::Access, Action::UseIncidentLane]),
         select(READ.to_vec()),
         select(MUTATE.to_vec()),
         select(MUTATE.to_vec()),
         select(RULES.to_vec()),
+        select(OPERATIONS.to_vec()),
         select(SANDBOX.to_vec()),
     ];
     let groups = proptest::sample::subsequence(
@@ -95,7 +99,9 @@ fn any_asked() -> impl Strategy<Value = Asked> {
                 Action::RevokeEgress | Action::AuthorizeEgress => Direction::Egress,
                 _ => Direction::Ingress,
             };
-            let on_target = action == Action::Access || on_target && READ.contains(&action);
+            let of_target = [Action::Access, Action::UseIncidentLane].contains(&action)
+                || OPERATIONS.contains(&action);
+            let on_target = of_target || on_target && READ.contains(&action);
             let last = last && action == Action::RevokeEgress;
             let rule = RULES.contains(&action).then_some((direction, traffic, peer));
             let address = address.parse().unwrap();
@@ -135,6 +141,7 @@ fn decided(access: &Access, asked: &Asked) -> bool {
     let certificate = asked.spiffe_id.map(|id| {
         Arc::new(Certificate {
             subject: "CN=alice".to_owned(),
+            issuer: "CN=ca".to_owned(),
             spiffe_id: Some(id.to_owned()),
             not_before: SystemTime::UNIX_EPOCH,
             not_after: SystemTime::UNIX_EPOCH,
@@ -181,14 +188,21 @@ fn open(set: &str) -> Access {
 
 // === the models ===
 
+/// What is in the group of actions `read`.
+fn reads(asked: &Asked) -> bool {
+    READ.contains(&asked.action)
+        || OPERATIONS.contains(&asked.action) && asked.action != Action::SettleOperation
+}
+
 fn read_only(asked: &Asked) -> bool {
-    asked.groups.contains(&"network-readers")
-        && (asked.action == Action::Access || READ.contains(&asked.action))
+    asked.groups.contains(&"network-readers") && (asked.action == Action::Access || reads(asked))
 }
 
 fn team_by_tag(asked: &Asked) -> bool {
     let known = READ.contains(&asked.action) || MUTATE.contains(&asked.action);
     match asked.tags.iter().find(|(key, _)| *key == "team") {
+        _ if asked.action == Action::UseIncidentLane => false,
+        _ if OPERATIONS.contains(&asked.action) => false,
         _ if asked.action == Action::Access || asked.on_target => !asked.groups.is_empty(),
         Some((_, team)) => known && asked.groups.contains(team),
         None => false,
@@ -217,17 +231,21 @@ fn guardrails(asked: &Asked) -> bool {
     });
     asked.groups.contains(&"network-engineers")
         && !SANDBOX.contains(&asked.action)
+        && asked.action != Action::UseIncidentLane
+        && asked.action != Action::SettleOperation
         && !(mutates && (!ours || protected))
         && (!asked.last || admin)
         && !opens_badly
 }
 
 fn break_glass(asked: &Asked) -> bool {
-    let looks = asked.action == Action::Access || READ.contains(&asked.action);
+    let looks = asked.action == Action::Access || reads(asked);
     let revokes = matches!(asked.action, Action::RevokeEgress | Action::RevokeIngress);
+    let settles = asked.action == Action::SettleOperation;
     let emergency =
         asked.method == Method::Mtls && asked.spiffe_id == Some("spiffe://example.org/break-glass");
-    asked.groups.contains(&"incident-responders") && (looks || revokes)
+    let first = asked.action == Action::UseIncidentLane;
+    asked.groups.contains(&"incident-responders") && (looks || revokes || settles || first)
         || emergency && !SANDBOX.contains(&asked.action)
 }
 

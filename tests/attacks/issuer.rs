@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tokio::{
@@ -14,6 +14,8 @@ use tokio::{
 pub struct Issuer {
     pub url: String,
     answer: Arc<Mutex<(String, String)>>,
+    /// Whether the answer never ends.
+    pub endless: Arc<AtomicBool>,
     fetches: Arc<AtomicUsize>,
     pub authorization: Arc<Mutex<Option<String>>>,
 }
@@ -25,6 +27,7 @@ impl Issuer {
         let issuer = Self {
             url,
             answer: Arc::new(Mutex::new(("200 OK".into(), body))),
+            endless: Arc::default(),
             fetches: Arc::default(),
             authorization: Arc::default(),
         };
@@ -42,6 +45,12 @@ impl Issuer {
                 let request = String::from_utf8(request).unwrap();
                 let sent = request.lines().find_map(|line| line.strip_prefix("authorization: "));
                 *server.authorization.lock().unwrap() = sent.map(str::to_owned);
+                if server.endless.load(Ordering::SeqCst) {
+                    // Until the client has had enough.
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n{\"keys\": [").await;
+                    while stream.write_all(&[b' '; 4096]).await.is_ok() {}
+                    continue;
+                }
                 let (status, body) = server.answer.lock().unwrap().clone();
                 let length = body.len();
                 let head = format!(

@@ -1,6 +1,6 @@
 //! Keys that come, go and cannot be fetched.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::atomic::Ordering, time::Duration};
 
 use portcullis::{
     config::KeysFrom,
@@ -99,8 +99,39 @@ async fn a_set_that_is_bad_in_any_way_leaves_the_old_one() {
         );
         world.call_as(&old.token(&claims())).await.unwrap();
     }
+    // Larger than any memory is.
+    issuer.endless.store(true, Ordering::SeqCst);
+    let unverifiable = (Code::Unavailable, "CREDENTIALS_UNVERIFIABLE".to_owned());
+    assert_eq!(world.refusal_of(&new.token(&claims())).await, unverifiable);
+    world.call_as(&old.token(&claims())).await.unwrap();
+    issuer.endless.store(false, Ordering::SeqCst);
     issuer.answer("200 OK", set(&[&new]));
     world.call_as(&new.token(&claims())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_set_in_a_file_that_is_huge_leaves_the_old_one() {
+    let folder = tempfile_folder("huge");
+    let file = folder.join("keys.json");
+    let (old, new) = (Key::p256("old"), Key::p256("new"));
+    fs::write(&file, set(&[&old])).unwrap();
+    let keys = KeysFrom::File(file.clone());
+    let world = World::start_with(|config| config.issuers[0] = issuer_config(FIRST, keys)).await;
+    let many: Vec<_> = (0..101).map(|_| new.jwk()).collect();
+    let huge = std::path::Path::new("/dev/zero");
+    for text in [set(&[&new]) + &" ".repeat(300 << 10), json!({ "keys": many }).to_string()] {
+        fs::write(&file, text).unwrap();
+        assert!(world.authenticator.reload().unwrap_err().contains("keys.json"));
+        assert_eq!(world.refusal_of(&new.token(&claims())).await, invalid());
+        world.call_as(&old.token(&claims())).await.unwrap();
+    }
+    if huge.exists() {
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(huge, &file).unwrap();
+        assert!(world.authenticator.reload().unwrap_err().contains("keys.json"));
+        world.call_as(&old.token(&claims())).await.unwrap();
+    }
+    fs::remove_dir_all(folder).unwrap();
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use portcullis::{
     api::proto::v1::DescribeSecurityGroupsRequest,
     clock::ManualClock,
-    config::{AuthenticationConfig, IssuerConfig, JwtAlgorithm, KeysFrom, StaticToken},
+    config::{AuthenticationConfig, IssuerConfig, JwtAlgorithm, KeysFrom, RateLimits, StaticToken},
     credentials::{Authenticator, token},
     random::SeededRandom,
 };
@@ -62,6 +62,18 @@ pub struct World {
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
+    /// Of this thread, which is the one that the test's runtime has.
+    pub fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
@@ -121,15 +133,14 @@ impl World {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut AuthenticationConfig)) -> Self {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        // The test's runtime has this one thread.
-        let guard = tracing::subscriber::set_default(subscriber);
+        Self::start_limited(RateLimits::default(), change).await
+    }
+
+    pub async fn start_limited(
+        rate_limits: RateLimits,
+        change: impl FnOnce(&mut AuthenticationConfig),
+    ) -> Self {
+        let (log, guard) = Log::begin();
         let (rsa, p256, p384) = (Key::rsa("rsa"), Key::p256("p256"), Key::p384("p384"));
         let (ed25519, encryption) = (Key::ed25519("ed25519"), Key::p256("encryption"));
         let second = Key::p256("second");
@@ -165,7 +176,8 @@ impl World {
         let clock = ManualClock::new(UNIX_EPOCH + Duration::from_secs(NOW));
         let opened = Authenticator::open(config, true, Arc::new(clock.clone())).await;
         let authenticator = Arc::new(opened.unwrap());
-        let server = support::start_for(support::limits(), true, authenticator.clone()).await;
+        let limits = support::limits();
+        let server = support::start_limited(limits, rate_limits, true, authenticator.clone()).await;
         Self {
             server,
             authenticator,
@@ -189,6 +201,11 @@ impl World {
 
     /// A call with this metadata.
     pub async fn call(&self, headers: &[(&str, Vec<u8>)]) -> Result<(), Status> {
+        self.answer(headers).await.map(drop)
+    }
+
+    /// The metadata of the answer to a call with this metadata.
+    pub async fn answer(&self, headers: &[(&str, Vec<u8>)]) -> Result<MetadataMap, Status> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             let name: HeaderName = name.parse().unwrap();
@@ -197,7 +214,8 @@ impl World {
         let metadata = MetadataMap::from_headers(map);
         let message = DescribeSecurityGroupsRequest::default();
         let request = Request::from_parts(metadata, Extensions::default(), message);
-        self.server.groups.clone().describe_security_groups(request).await.map(drop)
+        let answer = self.server.groups.clone().describe_security_groups(request).await;
+        answer.map(|answer| answer.metadata().clone())
     }
 
     /// A call with this token.

@@ -2,6 +2,7 @@
 below and what it printed."""
 
 import inspect
+import json
 import os
 import subprocess
 
@@ -367,8 +368,12 @@ def another_account():
         RoleArn="arn:aws:iam::210987654321:role/network/operator",
         RoleSessionName="maintenance",
         DurationSeconds=900,
+        SourceIdentity="alice",
+        Tags=[{"Key": "team", "Value": "network"}],
+        TransitiveTagKeys=["team"],
     )
     assert assumed["Credentials"]["Expiration"].tzinfo is not None
+    print(assumed["SourceIdentity"])
     there = boto3.Session(
         assumed["Credentials"]["AccessKeyId"],
         assumed["Credentials"]["SecretAccessKey"],
@@ -385,6 +390,22 @@ def another_account():
     worker.reload()
     print(worker.owner_id, worker.group_name, worker.ip_permissions_egress)
     print(refused(client.describe_security_groups, GroupIds=[worker.id]))
+
+
+@section
+def why_a_call_was_not_permitted():
+    """EC2 says it in code, which STS decodes."""
+    inject('{"Kind": "FAULT_KIND_REFUSE", "ErrorCode": "UnauthorizedOperation"}')
+    try:
+        client.describe_security_groups()
+    except ClientError as error:
+        text = error.response["Error"]["Message"]
+    said, encoded = text.split(" Encoded authorization failure message: ")
+    print(said)
+    sts = session.client("sts")
+    denial = json.loads(sts.decode_authorization_message(EncodedMessage=encoded)["DecodedMessage"])
+    print(denial["allowed"], denial["context"]["action"], denial["context"]["principal"]["arn"])
+    print(refused(sts.decode_authorization_message, EncodedMessage="x" + encoded))
 
 
 @section

@@ -150,6 +150,17 @@ pub const REFUSALS: &[(&str, Way)] = &[
             "aws sts assume-role --role-arn arn:aws:iam::210987654321:user/x --role-session-name me",
         ),
     ),
+    (
+        "PackedPolicyTooLarge",
+        By(
+            r#"aws sts assume-role --role-arn arn:aws:iam::210987654321:role/x --role-session-name me \
+    --tags $(for n in $(seq 30); do printf 'Key=k%d,Value=%0250d ' $n $n; done)"#,
+        ),
+    ),
+    (
+        "InvalidAuthorizationMessageException",
+        By("aws sts decode-authorization-message --encoded-message x"),
+    ),
     ("AuthFailure", By("aws --region ap-south-1 ec2 describe-security-groups")),
     ("AuthFailure", Fault(r#"{"Kind": "FAULT_KIND_REFUSE_CREDENTIALS"}"#)),
     (

@@ -218,3 +218,69 @@ async fn nothing_piped_holds_an_escape_code() {
         assert!(!ran.out.contains('\u{1b}') && !ran.err.contains('\u{1b}'), "{ran:?}");
     }
 }
+
+#[tokio::test]
+async fn operations_are_listed_shown_and_settled() {
+    let server = Server::start().await;
+    let words = ["revoke-egress", "--group-id", DEFAULT_VPC, "--ip-permissions", KNOWN];
+    let id = server.ask(&words).await.json()["OperationId"].as_str().unwrap().to_owned();
+    let listed = server.ask(&["operations", "list", "--states", "succeeded", "refused"]).await;
+    assert_eq!((listed.exit, listed.err.as_str()), (0, ""));
+    assert_eq!(listed.json()["Operations"][0]["OperationId"], id.as_str());
+    let none = ["operations", "list", "--until", "2001-01-01T00:00:00Z", "--output", "table"];
+    assert_eq!(server.ask(&none).await.out, "0 operations.\n");
+    let got = server.ask(&["operations", "get", "--operation-id", &id]).await;
+    assert_eq!(got.json()["Operation"]["GroupId"], DEFAULT_VPC);
+    let shown =
+        server.ask(&["operations", "get", "--operation-id", &id, "--output", "table"]).await;
+    for line in [
+        &format!("Operation: {id}"),
+        "State: SUCCEEDED, by EC2_ANSWER",
+        "Answer: OK",
+        "Call: RevokeEgress",
+        "Caller: local::local",
+        "Target: 123456789012/us-east-1",
+    ] {
+        assert!(shown.out.lines().any(|shown| shown == line), "{line} in\n{}", shown.out);
+    }
+    let settle = ["operations", "settle", "--operation-id", &id, "--as", "not-applied"];
+    let refused = server.ask(&[&settle[..], &["--reason", "CHG-1"]].concat()).await;
+    assert_eq!(refused.exit, 1);
+    assert_eq!(refused.error()["Reason"], "OPERATION_SETTLED");
+    let unknown = server.ask(&["operations", "get", "--idempotency-key", "none"]).await;
+    assert_eq!(
+        (unknown.exit, unknown.error()["Reason"].as_str()),
+        (1, Some("OPERATION_NOT_FOUND"))
+    );
+    for usage in [
+        &["operations", "get"][..],
+        &["operations", "get", "--operation-id", "a", "--idempotency-key", "b"],
+        &["operations", "list", "--since", "yesterday"],
+        &["operations", "list", "--max-items", "0"],
+        &settle,
+    ] {
+        assert_eq!(server.ask(usage).await.exit, 64, "{usage:?}");
+    }
+    // A server that is not there.
+    let away = ["operations", "list", "--address", "127.0.0.1:1"];
+    assert_eq!(super::client::run(&away).await.exit, 2);
+}
+
+#[tokio::test]
+async fn operations_are_followed_from_page_to_page() {
+    let server = Server::start().await;
+    for port in ["1", "2", "3", "4", "5"] {
+        let words = ["authorize-egress", "--group-id", NONDEFAULT_VPC, "--protocol", "tcp"];
+        let words = [&words[..], &["--port", port, "--cidr", "192.0.2.0/24"]].concat();
+        assert_eq!(server.ask(&words).await.exit, 0);
+    }
+    let words = ["operations", "list", "--page-size", "2"];
+    let all = server.ask(&words).await.json()["Operations"].as_array().unwrap().clone();
+    assert_eq!(all.len(), 5);
+    let first = server.ask(&[&words[..], &["--max-items", "3"]].concat()).await.json();
+    let token = first["NextPageToken"].as_str().unwrap();
+    let rest = server.ask(&[&words[..], &["--starting-token", token]].concat()).await.json();
+    let both = [&first, &rest].map(|page| page["Operations"].as_array().unwrap().clone()).concat();
+    assert_eq!(both, all);
+    assert_eq!(rest.get("NextPageToken"), None);
+}

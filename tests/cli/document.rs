@@ -9,7 +9,7 @@ use super::{
 };
 
 const HEAD: &str = "\
-# portcullis revoke-egress, authorize-egress, describe-rules, describe-groups
+# portcullis revoke-egress, authorize-egress, describe-rules, describe-groups, operations
 
 <!-- Written by the tests: PORTCULLIS_TEST_UPDATE=1 cargo test --test cli -->
 
@@ -24,6 +24,9 @@ The client for people: these commands call a running Portcullis server. They tak
 | `authorize-security-group-egress` | `authorize-egress` |
 | `describe-security-group-rules` | `describe-rules` |
 | `describe-security-groups` | `describe-groups` |
+
+`portcullis operations` has no counterpart: it shows what the server has recorded of changes ([reliability.md](reliability.md)),
+and lets an operator settle what nobody else can.
 
 Not taken are the AWS CLI's flags about the AWS CLI itself (`--profile`, `--query`, `--no-cli-pager` and others),
 `--max-results` and `--next-token` (take `--page-size` and `--starting-token`), its outputs besides `table` and `json`,
@@ -65,11 +68,11 @@ their command line.
 ## EXAMPLES
 
 Against `portcullis serve` with the sandbox's sample, from a fresh start and in this order. Ids that are drawn at
-random are written here as OPERATION-ID, REQUEST-ID and RULE-ID. An exit code other than 0 is shown as `[exit 1]`.
+random are written here as OPERATION-ID, REQUEST-ID and RULE-ID, and all times are the same. An exit code other than 0 is shown as `[exit 1]`.
 ";
 
 /// As typed, and why.
-const EXAMPLES: [(&str, &str); 9] = [
+const EXAMPLES: [(&str, &str); 11] = [
     (
         "The rules of a group.",
         "describe-rules --filters Name=group-id,Values=sg-000000000000000a1 --output table",
@@ -94,6 +97,11 @@ const EXAMPLES: [(&str, &str); 9] = [
         "A new rule, with a tag.",
         "authorize-egress --group-id sg-000000000000000a1 --protocol tcp --port 22 --cidr 192.0.2.0/24 --tag-specifications ResourceType=security-group-rule,Tags=[{Key=ticket,Value=NET-7}]",
     ),
+    ("What was changed so far, and what was refused.", "operations list --output table"),
+    (
+        "An operation that is not there, or not one's own.",
+        "operations get --operation-id op-1 --output table",
+    ),
     (
         "A few of many; the token goes on from there.",
         "describe-groups --max-items 2 --output table",
@@ -108,13 +116,40 @@ const EXAMPLES: [(&str, &str); 9] = [
     ),
 ];
 
+const COMMANDS: [&str; 7] = [
+    "revoke-egress",
+    "authorize-egress",
+    "describe-rules",
+    "describe-groups",
+    "operations list",
+    "operations get",
+    "operations settle",
+];
+
+/// Times to the second become one time.
+fn timeless(text: &str) -> String {
+    const TIME: &str = "2026-11-23T09:30:00Z";
+    let same = |(at, expected): (usize, u8), byte: u8| match expected {
+        b'0'..=b'9' if at >= 2 => byte.is_ascii_digit(),
+        _ => byte == expected,
+    };
+    let is_time = |part: &str| {
+        let bytes = part.bytes().zip(TIME.bytes().enumerate());
+        part.len() == TIME.len() && bytes.into_iter().all(|(byte, expected)| same(expected, byte))
+    };
+    let parts: Vec<&str> =
+        text.split(' ').map(|part| if is_time(part) { TIME } else { part }).collect();
+    parts.join(" ")
+}
+
 #[tokio::test]
 async fn docs_cli_is_what_the_program_says() {
     let mut text = HEAD.to_owned();
     text.push_str("## SYNOPSIS\n\n```text\n");
     let mut options = String::new();
-    for command in ["revoke-egress", "authorize-egress", "describe-rules", "describe-groups"] {
-        let ran = run(&[command, "--help"]).await;
+    for command in COMMANDS {
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let ran = run(&words).await;
         assert_eq!((ran.exit, ran.err.as_str()), (0, ""));
         let (_, usage) = ran.out.split_once("Usage: ").unwrap();
         // Writing to a String cannot fail.
@@ -135,7 +170,7 @@ async fn docs_cli_is_what_the_program_says() {
         let _ = write!(
             text,
             "\n{about}\n\n```console\n$ portcullis {line}\n{}{}",
-            normal(&ran.out),
+            timeless(&normal(&ran.out)),
             normal(&ran.err)
         );
         if ran.exit != 0 {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use portcullis::config::{JwtAlgorithm, KeysFrom};
+use portcullis::config::{Config, JwtAlgorithm, KeysFrom};
 
-use crate::{MTLS, complaint, of_file, sources};
+use crate::{MTLS, POLICIES, complaint, complaints, of_file, sources};
 
 const ISSUER: &str = r#"
 [[jwt_issuers]]
@@ -23,7 +23,6 @@ sha256 = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF"
 fn what_is_given_is_read_and_the_rest_has_defaults() {
     let lists =
         "spiffe_trust_domains = [\"example.org\"]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\n";
-    assert!(complaint(lists).contains("spiffe_trust_domains: does nothing unless clients"));
     let config = of_file(&format!("{MTLS}{lists}{ISSUER}{TOKEN}"));
     let authentication = &config.authentication;
     assert!(authentication.has_credentials());
@@ -57,11 +56,12 @@ fn files_start_from_the_configurations_folder() {
 
 #[test]
 fn lists_come_from_the_environment_and_flags_too() {
-    let layers = sources("", &[("PORTCULLIS_TRUSTED_PROXIES", "10.0.0.0/8,192.0.2.1")], &[]);
-    let config = portcullis::config::Config::parse(&layers).unwrap();
+    let proxies = [("PORTCULLIS_TRUSTED_PROXIES", "10.0.0.0/8,192.0.2.1")];
+    let layers = sources(TOKEN, &proxies, POLICIES);
+    let config = Config::parse(&layers).unwrap();
     assert_eq!(config.authentication.trusted_proxies.len(), 2);
     let layers = sources("", &[("PORTCULLIS_JWT_ISSUERS", "x")], &[]);
-    let told = crate::complaints(&layers);
+    let told = complaints(&layers);
     assert!(told[0].contains("only the configuration file can hold [[jwt_issuers]]"), "{told:?}");
 }
 
@@ -140,14 +140,66 @@ fn every_fault_is_named() {
         ("jwt_issuers = [5]", "jwt_issuers[0]: takes a table, not a TOML integer"),
         ("trusted_proxies = [\"10.0.0.0/33\"]", "takes networks such as"),
         ("trusted_proxies = \"10.0.0.0/8\"", "takes a list of strings"),
-        ("jwks_min_interval_ms = 400000", "more than jwks_refresh_interval_ms"),
         ("jwt_issuer = []", "did you mean jwt_issuers?"),
     ] {
-        let told = complaint(text);
+        let told = complaint(&format!("{text}\n{TOKEN}"));
         assert!(told.contains(expected), "{expected}\nin {told}");
     }
+    let told = complaint(&format!("jwks_min_interval_ms = 400000\n{ISSUER}"));
+    assert!(told.contains("more than jwks_refresh_interval_ms"), "{told}");
     let told = complaint(&format!("{MTLS}spiffe_trust_domains = [\"spiffe://example.org\"]"));
     assert!(told.contains("takes SPIFFE trust domains"), "{told}");
+}
+
+/// Whoever gave such a setting believes in something that is not so.
+#[test]
+fn what_would_do_nothing_is_refused() {
+    let own = concat!("jwks_file = \"", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml\"");
+    let of_file_keys = ISSUER.replace("jwks_url = \"https://login.example.com/keys\"", own);
+    let both = format!("{of_file_keys}{}", ISSUER.replace("login", "other"));
+    let policy = format!("policy_dir = {:?}\n", POLICIES[0].1);
+    let nobody = "does nothing where callers are not authenticated";
+    let no_url = "does nothing without a jwks_url in [[jwt_issuers]]";
+    // The setting, what is refused beside it and why, and what it does something with.
+    for (setting, without, expected, with) in [
+        ("spiffe_trust_domains = [\"a\"]", TOKEN, "does nothing unless clients have", MTLS),
+        ("trusted_proxies = [\"127.0.0.1\"]", "", "a proxy would let other machines", TOKEN),
+        ("trusted_proxies = [\"127.0.0.1\"]", "", "a proxy would let other machines", MTLS),
+        ("open_health = false", "", nobody, TOKEN),
+        ("open_reflection = true", "", nobody, MTLS),
+        ("open_reflection = true", "reflection = false\n", "does nothing", TOKEN),
+        ("auth_failure_burst = 21", "", nobody, &of_file_keys),
+        ("auth_failures_per_minute = 61", "", nobody, MTLS),
+        ("jwks_refresh_interval_ms = 300001", "", no_url, ISSUER),
+        ("jwks_refresh_interval_ms = 300001", TOKEN, no_url, ISSUER),
+        ("jwks_min_interval_ms = 10001", &of_file_keys, no_url, &both),
+        ("jwks_max_stale_ms = 86400001", MTLS, no_url, ISSUER),
+        ("reload_interval_ms = 5001", "", "does nothing where no file may change", TOKEN),
+        ("reload_interval_ms = 5001", "", "does nothing where no file may change", MTLS),
+        ("reload_interval_ms = 5001", "", "does nothing where no file may change", &of_file_keys),
+        ("reload_interval_ms = 5001", "", "does nothing where no file may change", &policy),
+    ] {
+        let name = setting.split(' ').next().unwrap();
+        let policies = if without.is_empty() || with == policy { &[] } else { POLICIES };
+        let told = complaints(&sources(&format!("{setting}\n{without}"), &[], policies));
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains(&format!("{name}: {expected}")), "{setting}: {told:?}");
+        // Also from the environment.
+        let variable = format!("PORTCULLIS_{}", name.to_uppercase());
+        let value = setting.split(" = ").nth(1).unwrap().trim_matches(['[', ']', '"']);
+        let told = complaints(&sources(without, &[(&variable, value)], policies));
+        assert!(told.len() == 1 && told[0].starts_with(&variable), "{setting}: {told:?}");
+        let policies = if with == policy { &[] } else { POLICIES };
+        let good = sources(&format!("{setting}\n{with}"), &[], policies);
+        Config::parse(&good).unwrap_or_else(|told| panic!("{setting} with {with}: {told:?}"));
+    }
+    // A default may be written out anywhere, such as check-config prints it.
+    let all = Config::parse(&sources("", &[], &[])).unwrap().show();
+    for name in ["auth_failure_burst = 20", "reload_interval_ms = 5000", "open_reflection = false"]
+    {
+        assert!(all.contains(name), "{all}");
+    }
+    Config::parse(&sources(&all, &[], &[])).unwrap();
 }
 
 #[test]

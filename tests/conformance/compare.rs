@@ -75,7 +75,7 @@ impl Expected {
                         return Some(format!("{member} is not expected"));
                     }
                 }
-                if let Some(path) = mismatch(&expected, Some(answer)) {
+                if let Some(path) = mismatch(&expected, Some(&without_own_tags(answer))) {
                     return Some(format!("{path} is not {expected}"));
                 }
             }
@@ -142,6 +142,23 @@ fn drop_member(value: &mut Value, path: &str) -> bool {
             members.get_mut(first).is_some_and(|value| drop_member(value, rest))
         }
         _ => false,
+    }
+}
+
+/// The answer less the tag that the service gives to the groups that it creates: EC2's own answers have none.
+fn without_own_tags(answer: &Value) -> Value {
+    let is_own = |tag: &Value| tag["Key"] == "portcullis:operation-id";
+    match answer {
+        Value::Array(items) => {
+            items.iter().filter(|item| !is_own(item)).map(without_own_tags).collect()
+        }
+        Value::Object(members) => {
+            let kept = members.iter().filter(|(_, value)| {
+                !value.as_array().is_some_and(|tags| !tags.is_empty() && tags.iter().all(is_own))
+            });
+            kept.map(|(name, value)| (name.clone(), without_own_tags(value))).collect()
+        }
+        other => other.clone(),
     }
 }
 

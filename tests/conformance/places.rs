@@ -50,7 +50,16 @@ pub async fn moto() -> Option<Started> {
 
 async fn ec2_backend(address: &str) -> Program {
     let url = format!("http://{address}");
-    let flags = ["--backend", "ec2", "--ec2-endpoint-url", &url, "--default-region", REGION];
+    let flags = [
+        "--backend",
+        "ec2",
+        "--ec2-endpoint-url",
+        &url,
+        "--default-region",
+        REGION,
+        "--ledger",
+        "memory",
+    ];
     portcullis(&flags, ENVIRONMENT).await
 }
 

@@ -6,8 +6,8 @@ use std::{env, path::PathBuf, process::Stdio};
 use aws_sdk_ec2::Client;
 use portcullis::{
     backend::{
-        AuthorizeRules, Backend, CreateGroup, DeleteGroup, DescribeGroups, DescribeRules, Filter,
-        GroupImage, RevokeRules, Revoked, Selection,
+        AuthorizeRules, Backend, CallContext, CreateGroup, DeleteGroup, DescribeGroups,
+        DescribeRules, Filter, GroupImage, RevokeRules, Revoked, Selection,
         ec2::{Ec2, TargetSettings},
     },
     rule::{
@@ -22,7 +22,8 @@ use tokio::{
 };
 
 use super::{
-    ACCOUNT, call, id, list, open, refused, region, sdk, settings, spec, target, traffic, v4, v6,
+    ACCOUNT, call, id, identity::caller, list, open, refused, region, sdk, settings, spec, target,
+    traffic, v4, v6,
 };
 
 struct Moto {
@@ -168,6 +169,7 @@ async fn moto_is_served_as_ec2_is() {
         regions: vec![region("us-east-1")],
         role_arn: Some("arn:aws:iam::210987654321:role/portcullis".to_owned()),
         external_id: Some("external-1".to_owned()),
+        session_per_principal: true,
     });
     let ec2 = open(settings).await;
     let config = sdk().await.into_builder().endpoint_url(&moto.url).build();
@@ -337,10 +339,12 @@ async fn other_accounts_and_regions(account: &Account) {
     // moto checks no external id. That it is sent is tested in hostile.rs.
     let other = AccountId::new("210987654321");
     let target = account.ec2.resolve(Some(other.clone()), None).unwrap();
-    let there = account.ec2.image(&call(), &target, &group).await;
+    // Here each caller has a session of its own.
+    let alice = CallContext { caller: Some(caller("alice")), ..call() };
+    let there = account.ec2.image(&alice, &target, &group).await;
     assert_eq!(refused(there), "InvalidGroup.NotFound");
     let request = DescribeGroups::default();
-    let page = account.ec2.describe_groups(&call(), &target, &request).await.unwrap();
+    let page = account.ec2.describe_groups(&alice, &target, &request).await.unwrap();
     assert!(!page.items.is_empty());
     assert!(page.items.iter().all(|image| image.group.owner_id == other));
 }

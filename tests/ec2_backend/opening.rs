@@ -33,6 +33,7 @@ fn role() -> TargetSettings {
         regions: vec![region("us-east-1"), region("eu-west-1")],
         role_arn: Some("arn:aws:iam::210987654321:role/portcullis".to_owned()),
         external_id: Some("external-1".to_owned()),
+        session_per_principal: false,
     }
 }
 

@@ -161,6 +161,16 @@ pub fn error(status: u16, code: &str, message: &str) -> Reply {
     Reply::Answer(status, body)
 }
 
+/// STS's error.
+pub fn sts_error(status: u16, code: &str, message: &str) -> Reply {
+    let body = format!(
+        "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error>\
+         <Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>\
+         <RequestId>request-1</RequestId></ErrorResponse>"
+    );
+    Reply::Answer(status, body)
+}
+
 pub fn caller_identity(account: &str) -> Reply {
     let body = format!(
         "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\

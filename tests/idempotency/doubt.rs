@@ -7,6 +7,9 @@ use portcullis::api::proto::{
     v1::{self, WarningKind},
 };
 use tonic::{Code, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::{
     keys::prost_types_duration,
@@ -169,7 +172,16 @@ async fn without_a_ledger_nothing_is_changed_and_reads_go_on() {
     let answer = world.revoke("k", https(DEFAULT_VPC_GROUP)).await;
     assert_eq!(refusal(answer), (Code::Unavailable, "LEDGER_UNAVAILABLE".into()));
     world.server.group(DEFAULT_VPC_GROUP).await;
+    // Who watches is told, and told again when it is back.
+    let mut health = HealthClient::new(world.server.channel.clone());
+    let request = HealthCheckRequest { service: "mutations".into() };
+    let mut watched = health.watch(request).await.unwrap().into_inner();
+    while watched.message().await.unwrap().unwrap().status() != ServingStatus::NotServing {}
+    let request = HealthCheckRequest { service: String::new() };
+    let whole = health.check(request).await.unwrap().into_inner();
+    assert_eq!(whole.status(), ServingStatus::Serving);
     world.ledger.down.store(false, Ordering::SeqCst);
+    while watched.message().await.unwrap().unwrap().status() != ServingStatus::Serving {}
     assert_eq!(world.server.effects().await, 0);
     world.revoke("k", https(DEFAULT_VPC_GROUP)).await.unwrap();
     assert_eq!(world.server.effects().await, 1);

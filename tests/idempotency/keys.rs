@@ -256,10 +256,7 @@ async fn a_record_has_what_an_auditor_asks_for() {
     assert_eq!(record.plan.group().group_id, DEFAULT_VPC_GROUP);
 }
 
-pub fn prost_types_duration(millis: u64) -> Option<pbjson_types::Duration> {
-    let delay = std::time::Duration::from_millis(millis);
-    Some(pbjson_types::Duration {
-        seconds: delay.as_secs() as i64,
-        nanos: delay.subsec_nanos() as i32,
-    })
+pub fn prost_types_duration(millis: i64) -> Option<pbjson_types::Duration> {
+    let nanos = i32::try_from(millis % 1000 * 1_000_000).unwrap();
+    Some(pbjson_types::Duration { seconds: millis / 1000, nanos })
 }

@@ -343,7 +343,6 @@ async fn call(
         operation_id: world.new_operation().into(),
         principal: Arc::new(principal(step.caller)),
         peer: Peer::default(),
-        incident: false,
         method,
         key: step.key.and_then(|key| Key::parse(&key_text(key))),
         change_reason: None,

@@ -61,6 +61,7 @@ async fn reflection_lists_the_services_and_finds_every_detail_type() {
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "portcullis.v1.SecurityGroupService",
+        "portcullis.v1.OperationService",
         "portcullis.sandbox.v1.SandboxService",
     ] {
         assert!(names.iter().any(|listed| listed == name), "{name} is not in {names:?}");
@@ -115,6 +116,7 @@ async fn reflection_lists_only_what_is_served() {
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "portcullis.v1.SecurityGroupService",
+        "portcullis.v1.OperationService",
     ];
     assert!(served.iter().all(|name| names.iter().any(|listed| listed == name)), "{names:?}");
     assert_eq!(names.len(), served.len(), "{names:?}");
@@ -124,7 +126,13 @@ async fn reflection_lists_only_what_is_served() {
 async fn health_has_a_name_for_each_part() {
     let server = start().await;
     let mut health = HealthClient::new(server.channel.clone());
-    for name in ["", "portcullis.v1.SecurityGroupService", "mutations", "backend"] {
+    for name in [
+        "",
+        "portcullis.v1.SecurityGroupService",
+        "portcullis.v1.OperationService",
+        "mutations",
+        "backend",
+    ] {
         let request = HealthCheckRequest { service: name.into() };
         let status = health.check(request).await.unwrap().into_inner().status();
         assert_eq!(status, tonic_health::pb::health_check_response::ServingStatus::Serving);

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use portcullis::{
-    api::proto::FILE_DESCRIPTOR_SET,
+    api::{methods::MUTATIONS, proto::FILE_DESCRIPTOR_SET},
     config::{Rate, RateLimits},
-    middleware::rate_limit::MUTATIONS,
 };
 use prost::Message;
 use tonic::Code;

@@ -103,24 +103,25 @@ pub async fn start_with_books(books: Books, access: Access) -> Server {
     start_parts(limits(), none, true, access, nobody().await, Some(books)).await
 }
 
+/// With all of it.
+#[allow(dead_code, reason = "the tests of operations use it")]
+pub async fn start_whole(
+    books: Books,
+    access: Access,
+    authenticator: Arc<Authenticator>,
+    rate_limits: RateLimits,
+) -> Server {
+    start_parts(limits(), rate_limits, true, access, authenticator, Some(books)).await
+}
+
 /// What lets everybody in, as the caller on this machine.
 pub async fn nobody() -> Arc<Authenticator> {
     let off = AuthenticationConfig::default();
     Arc::new(Authenticator::open(off, false, Arc::new(SystemClock)).await.unwrap())
 }
 
-/// For callers that this tells.
-#[allow(dead_code, reason = "the attack tests use it")]
-pub async fn start_for(
-    limits: Limits,
-    sandbox_service: bool,
-    authenticator: Arc<Authenticator>,
-) -> Server {
-    start_limited(limits, RateLimits::default(), sandbox_service, authenticator).await
-}
-
-/// With limits for each caller.
-#[allow(dead_code, reason = "the tests of limits use it")]
+/// For callers that this tells, with limits for each.
+#[allow(dead_code, reason = "the tests of attacks and limits use it")]
 pub async fn start_limited(
     limits: Limits,
     rate_limits: RateLimits,

@@ -57,9 +57,11 @@ impl AsRef<Path> for Folder {
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
+    pub der: Vec<u8>,
 }
 
 /// What a CA gave someone.
+#[derive(Clone, Debug)]
 pub struct Leaf {
     pub certificate: String,
     pub key: String,
@@ -69,13 +71,18 @@ pub struct Leaf {
 
 impl Ca {
     pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let params = ca_params(name, IsCa::Ca(BasicConstraints::Unconstrained));
         let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
+        let own = params.self_signed(&key).unwrap();
+        Self { pem: own.pem(), der: own.der().to_vec(), issuer: Issuer::new(params, key) }
+    }
+
+    /// One below this, which may not be one according to its own certificate.
+    pub fn below(&self, name: &str, is_ca: IsCa) -> Self {
+        let params = ca_params(name, is_ca);
+        let key = KeyPair::generate().unwrap();
+        let own = params.signed_by(&key, &self.issuer).unwrap();
+        Self { pem: own.pem(), der: own.der().to_vec(), issuer: Issuer::new(params, key) }
     }
 
     /// A certificate with the name, for `localhost` and 127.0.0.1, changed as the test wants it.
@@ -126,6 +133,14 @@ impl Leaf {
         let params = params(name);
         Self::new(&params.self_signed(&key).unwrap(), &key, &params)
     }
+}
+
+fn ca_params(name: &str, is_ca: IsCa) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = is_ca;
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }
 
 fn params(name: &str) -> CertificateParams {

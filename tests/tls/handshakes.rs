@@ -184,16 +184,18 @@ async fn what_a_list_revokes_is_refused_and_an_expired_list_refuses_all() {
     assert!(server.call(server.client(Some(&good))).await.is_err());
 }
 
-/// A ClientHello of version 3.x, with suites of now and then, and the extensions that they need.
-fn hello(minor: u8) -> Vec<u8> {
+/// A ClientHello of version 3.x, with suites of now and then, and the extensions that they need. Clients of old versions
+/// say nothing of signatures.
+fn hello(minor: u8, with_signatures: bool) -> Vec<u8> {
     let mut body = vec![3, minor];
     body.extend([7; 32]);
     body.extend([0, 0, 6, 0xc0, 0x2b, 0xc0, 0x09, 0x00, 0x2f, 1, 0]);
     let groups = [0, 10, 0, 4, 0, 2, 0, 0x17];
     let formats = [0, 11, 0, 2, 1, 0];
     let signatures = [0, 13, 0, 4, 0, 2, 4, 3];
-    body.extend([0, 22]);
-    body.extend(groups.iter().chain(&formats).chain(&signatures));
+    let signatures = if with_signatures { &signatures[..] } else { &[] };
+    body.extend([0, if with_signatures { 22 } else { 14 }]);
+    body.extend(groups.iter().chain(&formats).chain(signatures));
     let mut handshake = vec![1, 0, 0, u8::try_from(body.len()).unwrap()];
     handshake.extend(body);
     let mut record = vec![22, 3, 1, 0, u8::try_from(handshake.len()).unwrap()];
@@ -206,14 +208,16 @@ async fn older_versions_are_refused() {
     let server = Server::start(ClientAuth::Off).await;
     // The same for TLS 1.2 is answered with a ServerHello.
     let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
-    stream.write_all(&hello(3)).await.unwrap();
+    stream.write_all(&hello(3, true)).await.unwrap();
     let mut answer = [0; 6];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!((answer[0], answer[5]), (22, 2));
-    // SSL 3, TLS 1.0, TLS 1.1: a fatal alert, protocol_version.
-    for minor in [0, 1, 2] {
-        let answer = server.raw(&hello(minor)).await;
-        assert_eq!((answer[0], &answer[5..]), (21, &[2, 70][..]), "3.{minor}: {answer:?}");
+    // SSL 3, TLS 1.0, TLS 1.1: a fatal alert, protocol_version; or handshake_failure, since signatures come first.
+    for (with_signatures, alert) in [(true, 70), (false, 40)] {
+        for minor in [0, 1, 2] {
+            let answer = server.raw(&hello(minor, with_signatures)).await;
+            assert_eq!((answer[0], &answer[5..]), (21, &[2, alert][..]), "3.{minor}: {answer:?}");
+        }
     }
 }
 

@@ -125,7 +125,8 @@ const MTLS: &str = "--tls server --tls-cert-file server.pem --tls-key-file serve
 async fn without_an_optional_certificate_a_caller_is_refused_and_with_it_has_a_name() {
     let world = World::new();
     let policies = world.folder.0.join("policies/all.cedar");
-    let only_client = r#"permit (principal == Principal::"mtls::CN=client", action, resource);"#;
+    let only_client =
+        r#"permit (principal == Principal::"mtls:CN=ca:CN=client", action, resource);"#;
     std::fs::write(policies, only_client).unwrap();
     let server = world.serve(&MTLS.replace("required", "optional")).await;
     let call = format!("describe-groups --address {} --tls-ca-file ca.pem", server.grpc);

@@ -8,7 +8,7 @@ use portcullis::{
     api::proto::v1::{self, security_group_service_client::SecurityGroupServiceClient as Groups},
     api::scribe::ProtoScribe,
     backend::sandbox::Sandbox,
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     config::{AuthenticationConfig, Limits, RateLimits},
     credentials::Authenticator,
     ledger::Terms,
@@ -51,6 +51,22 @@ impl Server {
     }
 
     pub async fn start_with(client_auth: ClientAuth, with_crl: bool) -> Self {
+        // TLS alone is the matter here: whoever gets a connection is served.
+        let off = AuthenticationConfig::default();
+        let clock = Arc::new(SystemClock);
+        let authenticator = Authenticator::open(off, false, clock.clone()).await.unwrap();
+        let access = Access::allow_all();
+        Self::start_for(client_auth, with_crl, clock, Arc::new(authenticator), access).await
+    }
+
+    /// For callers that this tells, and who may do that.
+    pub async fn start_for(
+        client_auth: ClientAuth,
+        with_crl: bool,
+        clock: Arc<dyn Clock>,
+        authenticator: Arc<Authenticator>,
+        access: Access,
+    ) -> Self {
         let (folder, ca, clients) = (Folder::new(), Ca::new("servers"), Ca::new("clients"));
         let (certificate, key) = folder.put("server", &ca.leaf("server"));
         folder.write("ca.pem", &ca.pem);
@@ -61,23 +77,19 @@ impl Server {
             Vec::new()
         };
         let files = Files { certificate, key, client_auth, client_cas, crls };
-        let tls = Arc::new(Tls::open(files, Arc::new(SystemClock)).unwrap());
-        let (clock, random) = (Arc::new(SystemClock), Arc::new(SeededRandom::new(1)));
+        let tls = Arc::new(Tls::open(files, clock.clone()).unwrap());
+        let random = Arc::new(SeededRandom::new(1));
         let (sandbox, _) = Sandbox::open(None, None, clock.clone(), random.clone()).unwrap();
-        let limits = Limits::default();
-        let backend = Arc::new(sandbox);
-        // TLS alone is the matter here: whoever gets a connection is served.
-        let off = AuthenticationConfig::default();
-        let authenticator = Authenticator::open(off, false, clock.clone()).await.unwrap();
+        let sandbox = Arc::new(sandbox);
         let parts = Parts {
-            limits,
+            limits: Limits::default(),
             rate_limits: RateLimits::default(),
             tls: Some(tls.clone()),
-            authenticator: Arc::new(authenticator),
-            backend,
-            sandbox: None,
+            authenticator,
+            backend: sandbox.clone(),
+            sandbox: Some(sandbox),
             books: Books::in_memory(Terms::default(), clock.clone(), Arc::new(ProtoScribe)),
-            access: Arc::new(Access::allow_all()),
+            access: Arc::new(access),
             clock,
             random,
         };

@@ -26,7 +26,16 @@ async fn moto_answers_through_the_ec2_backend() {
     let ec2 = moto(&program).await;
     let vpc = create_vpc(&ec2.address).await;
     let url = format!("http://{}", ec2.address);
-    let flags = ["--backend", "ec2", "--ec2-endpoint-url", &url, "--default-region", "us-east-1"];
+    let flags = [
+        "--backend",
+        "ec2",
+        "--ec2-endpoint-url",
+        &url,
+        "--default-region",
+        "us-east-1",
+        "--ledger",
+        "memory",
+    ];
     let server = portcullis(&flags, ENVIRONMENT).await;
     let mut shell = Shell { grpcurl: &grpcurl, address: &server.address, names: Vec::new() };
     build(&mut shell, vpc).await;

@@ -7,6 +7,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::HeaderMap;
+use serde::{Deserialize, Serialize};
 
 use super::form::Fields;
 use crate::{
@@ -21,7 +22,8 @@ const EXAMPLE_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 /// Base 32 as RFC 4648 has it.
 const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-const MAX_TOKEN: usize = 4096;
+/// The longest token of a session. AWS bounds what a session carries, too.
+pub const MAX_TOKEN: usize = 8192;
 
 /// What a session's token begins with once it is decoded.
 const TOKEN_MARK: &str = "sandbox-session ";
@@ -35,8 +37,23 @@ pub struct Caller {
     pub account: Option<AccountId>,
     /// The Region that the signature is for. None: the default Region.
     pub region: Option<Region>,
-    /// The role and the name of the session, if it is one that [`issue`] made.
-    pub session: Option<(String, String)>,
+    /// The session, if it is one that [`issue`] made.
+    pub session: Option<Session>,
+}
+
+/// What AssumeRole was told of a session. It travels in the session's token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The role's ARN.
+    pub role: String,
+    /// RoleSessionName.
+    pub name: String,
+    /// SourceIdentity.
+    pub source_identity: Option<String>,
+    /// Tags: keys and values.
+    pub tags: Vec<(String, String)>,
+    /// TransitiveTagKeys: of tags that sessions have which are assumed from this one.
+    pub transitive: Vec<String>,
 }
 
 /// Temporary credentials.
@@ -115,8 +132,8 @@ fn account_of(key_id: &str) -> Option<AccountId> {
     AccountId::parse(&format!("{:012}", bits >> 39 & 0xff_ffff_ffff))
 }
 
-/// Credentials for a session of a role in an account.
-pub fn issue(account: &AccountId, role: &str, session: &str, random: &dyn Random) -> Credentials {
+/// Credentials for a session of a role in an account. A token over [`MAX_TOKEN`] is not taken later.
+pub fn issue(account: &AccountId, session: &Session, random: &dyn Random) -> Credentials {
     let mut secret = random.bits().to_be_bytes().to_vec();
     secret.extend(random.bits().to_be_bytes());
     // 30 bytes are the 40 characters that AWS's secrets have.
@@ -124,7 +141,7 @@ pub fn issue(account: &AccountId, role: &str, session: &str, random: &dyn Random
     Credentials {
         key_id: unique_id("ASIA", account, random.bits()),
         secret: BASE64_STANDARD.encode(secret),
-        token: BASE64_STANDARD.encode(format!("{TOKEN_MARK}{role} {session}")),
+        token: BASE64_STANDARD.encode(format!("{TOKEN_MARK}{}", text_of(session))),
     }
 }
 
@@ -148,13 +165,17 @@ fn unique_id(kind: &str, account: &AccountId, bits: u128) -> String {
     kind.chars().chain(digits).collect()
 }
 
-fn session_of(token: &str) -> Option<(String, String)> {
+fn text_of(session: &Session) -> String {
+    // Nothing but texts is in it, so that it can always be written.
+    serde_json::to_string(session).unwrap_or_default()
+}
+
+fn session_of(token: &str) -> Option<Session> {
     if token.len() > MAX_TOKEN {
         return None;
     }
     let text = String::from_utf8(BASE64_STANDARD.decode(token).ok()?).ok()?;
-    let (role, session) = text.strip_prefix(TOKEN_MARK)?.split_once(' ')?;
-    Some((role.to_owned(), session.to_owned()))
+    serde_json::from_str(text.strip_prefix(TOKEN_MARK)?).ok()
 }
 
 #[cfg(test)]
@@ -202,11 +223,17 @@ mod tests {
         for account in ["000000000000", "123456789012", "999999999999"] {
             let account = AccountId::new(account);
             let random = SeededRandom::new(7);
-            let issued = issue(&account, "arn:aws:iam::1:role/a", "me", &random);
+            let session = Session {
+                role: "arn:aws:iam::1:role/a".to_owned(),
+                name: "me".to_owned(),
+                source_identity: Some("she".to_owned()),
+                tags: vec![("k 1".to_owned(), "v\u{e9}".to_owned())],
+                transitive: vec!["k 1".to_owned()],
+            };
+            let issued = issue(&account, &session, &random);
             assert_eq!((issued.key_id.len(), issued.secret.len()), (20, 40));
             assert_eq!(account_of(&issued.key_id), Some(account));
-            let session = session_of(&issued.token);
-            assert_eq!(session, Some(("arn:aws:iam::1:role/a".to_owned(), "me".to_owned())));
+            assert_eq!(session_of(&issued.token), Some(session));
         }
         assert_eq!(session_of("AAAA"), None);
         assert_eq!(session_of(&"A".repeat(MAX_TOKEN + 4)), None);

@@ -93,3 +93,141 @@ async fn a_lost_answer_breaks_off_in_its_midst() {
     let promised: usize = length.split("\r\n").next().unwrap().parse().unwrap();
     assert!(!body.is_empty() && body.len() < promised, "{} of {promised}", body.len());
 }
+
+/// Asks STS, with the session that an earlier answer gave, if there is one.
+async fn sts(address: std::net::SocketAddr, session: Option<&str>, form: &str) -> String {
+    let form = format!("Version=2011-06-15&{form}");
+    let Some(answer) = session else { return exchange(address, &post(&form)).await };
+    let (key, token) = (member(answer, "AccessKeyId"), member(answer, "SessionToken"));
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\
+         X-Amz-Security-Token: {token}\r\nAuthorization: AWS4-HMAC-SHA256 \
+         Credential={key}/20260101/us-east-1/sts/aws4_request, SignedHeaders=host, Signature=0\
+         \r\n\r\n{form}",
+        form.len()
+    );
+    exchange(address, request.as_bytes()).await
+}
+
+fn member<'a>(answer: &'a str, name: &str) -> &'a str {
+    let (_, rest) = answer.split_once(&format!("<{name}>")).expect(answer);
+    rest.split('<').next().unwrap()
+}
+
+const ASSUME: &str =
+    "Action=AssumeRole&RoleArn=arn:aws:iam::123456789012:role/path/portcullis&RoleSessionName=me";
+
+fn tag(number: usize, key: &str, value: &str) -> String {
+    format!("&Tags.member.{number}.Key={key}&Tags.member.{number}.Value={value}")
+}
+
+#[tokio::test]
+async fn sessions_are_checked_as_aws_checks_them() {
+    let (_, address) = open().await;
+    let fifty: String = (1..=50).map(|number| tag(number, &format!("k{number}"), "v")).collect();
+    let long = |length| "x".repeat(length);
+    for good in [
+        String::new(),
+        format!("&SourceIdentity={}", long(64)),
+        "&SourceIdentity=a%2B_=,.@-".to_owned(),
+        "&Tags=&TransitiveTagKeys=".to_owned(),
+        tag(1, &long(128), &long(256)),
+        tag(1, "k%20_.:/=%2B-@%C3%A9", ""),
+        fifty.clone(),
+        format!("{}&TransitiveTagKeys.member.1=K", tag(1, "k", "v")),
+        "&DurationSeconds=43200".to_owned(),
+    ] {
+        let answer = sts(address, None, &format!("{ASSUME}{good}")).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{good}: {answer}");
+    }
+    let invalid = "ValidationError";
+    for (bad, code, says) in [
+        ("&SourceIdentity=x".to_owned(), invalid, "source identity"),
+        (format!("&SourceIdentity={}", long(65)), invalid, "source identity"),
+        ("&SourceIdentity=a:b".to_owned(), invalid, "source identity"),
+        ("&SourceIdentity=".to_owned(), invalid, "source identity"),
+        (tag(1, "", "v"), invalid, "tag key"),
+        (tag(1, &long(129), "v"), invalid, "tag key"),
+        (tag(1, "a*", "v"), invalid, "tag key"),
+        (tag(1, "AWS:x", "v"), invalid, "begins with aws:"),
+        (tag(1, "k", &long(257)), invalid, "value for the tag k"),
+        (tag(1, "k", "a%0Ab"), invalid, "value for the tag k"),
+        (tag(1, "k", "v") + &tag(2, "K", "w"), invalid, "case insensitive"),
+        (fifty + &tag(51, "k51", "v"), invalid, "At most 50"),
+        ("&TransitiveTagKeys.member.1=k".to_owned(), invalid, "must be one of"),
+        ("&Tags.member.1.Other=k".to_owned(), "UnknownParameter", "Tags.member.1.Other"),
+        ("&Tags=x".to_owned(), "MalformedInput", "Tags"),
+        ("&DurationSeconds=43201".to_owned(), invalid, "900 to 43200"),
+    ] {
+        let answer = sts(address, None, &format!("{ASSUME}{bad}")).await;
+        assert_eq!(member(&answer, "Code"), code, "{bad}");
+        assert!(member(&answer, "Message").contains(says), "{bad}: {answer}");
+    }
+    let many: String = (1..=40).map(|n| tag(n, &format!("k{n}"), &long(250))).collect();
+    let answer = sts(address, None, &format!("{ASSUME}{many}")).await;
+    assert_eq!(member(&answer, "Code"), "PackedPolicyTooLarge");
+    let named = ASSUME.replace("portcullis&", &format!("{}&", long(65)));
+    assert_eq!(member(&sts(address, None, &named).await, "Code"), invalid);
+}
+
+#[tokio::test]
+async fn a_role_s_role_keeps_who_is_behind_it() {
+    let (_, address) = open().await;
+    let tags = tag(1, "kept", "a") + &tag(2, "left", "b");
+    let form = format!("{ASSUME}{tags}&TransitiveTagKeys.member.1=kept&SourceIdentity=alice");
+    let first = sts(address, None, &form).await;
+    assert_eq!(member(&first, "SourceIdentity"), "alice");
+    let identity = sts(address, Some(&first), "Action=GetCallerIdentity").await;
+    let arn = "arn:aws:sts::123456789012:assumed-role/portcullis/me";
+    assert_eq!(member(&identity, "Arn"), arn);
+
+    let second = sts(address, Some(&first), ASSUME).await;
+    assert_eq!(member(&second, "SourceIdentity"), "alice");
+    let third = sts(address, Some(&second), &format!("{ASSUME}&SourceIdentity=alice")).await;
+    assert_eq!(member(&third, "SourceIdentity"), "alice");
+    for (from, more, code) in [
+        (&first, "&SourceIdentity=mallory".to_owned(), "AccessDenied"),
+        (&second, "&SourceIdentity=mallory".to_owned(), "AccessDenied"),
+        (&third, "&SourceIdentity=mallory".to_owned(), "AccessDenied"),
+        (&first, tag(1, "Kept", "x"), "ValidationError"),
+        (&third, tag(1, "kept", "x"), "ValidationError"),
+        (&first, "&DurationSeconds=3601".to_owned(), "ValidationError"),
+    ] {
+        let answer = sts(address, Some(from), &format!("{ASSUME}{more}")).await;
+        assert_eq!(member(&answer, "Code"), code, "{more}");
+    }
+    // A tag that is not transitive is gone, and may be set.
+    let answer = sts(address, Some(&third), &format!("{ASSUME}{}", tag(1, "left", "x"))).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn only_what_the_door_encoded_is_decoded() {
+    let (sandbox, address) = open().await;
+    let fault = Fault {
+        kind: FaultKind::Refuse.into(),
+        error_code: "UnauthorizedOperation".to_owned(),
+        ..Default::default()
+    };
+    sandbox.inject_fault(fault).unwrap();
+    let answer = exchange(address, &post(VPCS)).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let (_, encoded) = member(&answer, "Message").rsplit_once(": ").unwrap();
+    let decode =
+        |encoded: &str| format!("Action=DecodeAuthorizationMessage&EncodedMessage={encoded}");
+    let decoded = sts(address, None, &decode(encoded)).await;
+    let text = member(&decoded, "DecodedMessage");
+    assert!(text.contains("ec2:DescribeSecurityGroups"), "{text}");
+    let invalid = "InvalidAuthorizationMessageException";
+    for (bad, code) in [
+        (decode("x"), invalid),
+        (decode("AAAA"), invalid),
+        (decode(&format!("x{encoded}")), invalid),
+        (decode(&"A".repeat(10_241)), "ValidationError"),
+        (decode(""), "MissingParameter"),
+        (format!("{}&More=1", decode(encoded)), "UnknownParameter"),
+    ] {
+        let answer = sts(address, None, &bad).await;
+        assert_eq!(member(&answer, "Code"), code, "{bad}");
+    }
+}

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use aws_sdk_ec2::{Client, config};
+use aws_sdk_ec2::{
+    Client,
+    config::{self, SharedCredentialsProvider},
+};
 use aws_smithy_runtime_api::{
     box_error::BoxError,
     client::{
@@ -29,11 +32,18 @@ use aws_smithy_types::{
     config_bag::ConfigBag, error::metadata::ProvideErrorMetadata, retry::RetryConfig,
     timeout::TimeoutConfig,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use xmlparser::{ElementEnd, Token, Tokenizer};
 
-use super::errors::{Stage, classify};
-use crate::backend::{BackendError, CallContext};
+use super::{
+    denied::{self, Decoder},
+    errors::{Stage, classify, is_credentials_refusal},
+    session::{Session, Sessions},
+};
+use crate::{
+    backend::{BackendError, CallContext, Failure},
+    rule::Target,
+};
 
 /// With less time than this, nothing is sent: the answer would come too late to be told.
 const LEAST_TIME: Duration = Duration::from_millis(50);
@@ -49,13 +59,25 @@ pub(super) enum Kind {
 
 /// One target's client.
 pub(super) struct Served {
-    client: Client,
-    attempt_timeout: Duration,
+    pub(super) target: Target,
+    pub(super) client: Client,
+    pub(super) attempt_timeout: Duration,
+    /// The callers' own sessions, if they have some.
+    pub(super) sessions: Option<Arc<Sessions>>,
+    /// Decodes what EC2 does not permit, if that is wanted.
+    pub(super) decoder: Option<Arc<Decoder>>,
 }
 
 impl Served {
-    pub(super) fn new(client: Client, attempt_timeout: Duration) -> Self {
-        Self { client, attempt_timeout }
+    /// The session of who makes the call. None: the target's own.
+    async fn session(&self, call: &CallContext) -> Result<Option<Session>, BackendError> {
+        let (Some(sessions), Some(caller)) = (&self.sessions, &call.caller) else {
+            return Ok(None);
+        };
+        let within = timeout_at(call.deadline, sessions.of(caller)).await;
+        let late = || Err("STS did not answer in time".to_owned());
+        let session = within.unwrap_or_else(|_| late());
+        session.map(Some).map_err(|why| BackendError::CredentialsUnavailable(Failure::new(why)))
     }
 
     /// Makes one call. `send` gets the client, and the configuration that its operation must be sent with.
@@ -69,7 +91,12 @@ impl Served {
         F: Future<Output = Result<T, SdkError<E, Response>>>,
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
-        let remaining = call.deadline.saturating_duration_since(Instant::now());
+        let remaining = || call.deadline.saturating_duration_since(Instant::now());
+        if remaining() < LEAST_TIME {
+            return Err(BackendError::DeadlineTooNear);
+        }
+        let session = self.session(call).await?;
+        let remaining = remaining();
         if remaining < LEAST_TIME {
             return Err(BackendError::DeadlineTooNear);
         }
@@ -89,8 +116,39 @@ impl Served {
         if let Ok(operation) = operation {
             config.push_framework_metadata(operation);
         }
+        if let Some(session) = &session {
+            config.set_credentials_provider(Some(SharedCredentialsProvider::new(
+                session.credentials(),
+            )));
+        }
         let effect = kind == Kind::Mutation { dry_run: false };
-        send(&self.client, config).await.map_err(|error| classify(&error, progress.stage(), effect))
+        let answer = send(&self.client, config).await;
+        answer.map_err(|error| {
+            let error = classify(&error, progress.stage(), effect);
+            self.refused(call, session.as_ref(), error)
+        })
+    }
+
+    /// What follows from EC2's refusal besides the answer.
+    fn refused(
+        &self,
+        call: &CallContext,
+        session: Option<&Session>,
+        error: BackendError,
+    ) -> BackendError {
+        let BackendError::Refused(mut refusal) = error else { return error };
+        if let Some(encoded) = denied::take_encoded(&mut refusal)
+            && let Some(decoder) = &self.decoder
+        {
+            decoder.decode(call, &self.target, &refusal, encoded);
+        }
+        if is_credentials_refusal(&refusal.code)
+            && let (Some(sessions), Some(caller), Some(session)) =
+                (&self.sessions, &call.caller, session)
+        {
+            sessions.drop_refused(caller, session);
+        }
+        BackendError::Refused(refusal)
     }
 }
 

@@ -118,6 +118,18 @@ pub(super) fn lost(failure: Failure, effect: bool) -> BackendError {
     if effect { BackendError::OutcomeUnknown(failure) } else { BackendError::Unavailable(failure) }
 }
 
+/// Whether EC2 refuses the credentials themselves, not what is done with them.
+pub(super) fn is_credentials_refusal(code: &str) -> bool {
+    matches!(
+        code,
+        "AuthFailure"
+            | "ExpiredToken"
+            | "InvalidClientTokenId"
+            | "RequestExpired"
+            | "UnrecognizedClientException"
+    )
+}
+
 fn is_throttling(code: &str) -> bool {
     code == THROTTLED
         || code.starts_with("Throttl")

@@ -1,6 +1,6 @@
 //! Opening: settings are checked, credentials found, and one client made for each target.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aws_config::{AppName, BehaviorVersion, SdkConfig, sts::AssumeRoleProvider};
 use aws_sdk_ec2::config::{
@@ -13,7 +13,14 @@ use aws_types::{origin::Origin, service_config::ServiceConfigKey};
 use http::Uri;
 use tokio::task::JoinSet;
 
-use super::{Ec2, Ec2Settings, TargetSettings, client::Served, errors::detail_of, read::VpcKinds};
+use super::{
+    Ec2, Ec2Settings, TargetSettings,
+    client::Served,
+    denied::{Decoder, Turns},
+    errors::detail_of,
+    read::VpcKinds,
+    session::Sessions,
+};
 use crate::rule::{AccountId, Region, Target};
 
 /// How we call ourselves in user agents and assumed sessions.
@@ -57,24 +64,34 @@ impl Ec2 {
         for (index, target) in settings.targets.iter().enumerate() {
             let name = format!("EC2 target {}", index + 1);
             let claim = claimed_account(target).map_err(|wrong| format!("{name}: {wrong}"))?;
+            let sessions = sessions(&sdk, target).map_err(|wrong| format!("{name}: {wrong}"))?;
             let sdk =
                 target_config(&sdk, target).await.map_err(|wrong| format!("{name}: {wrong}"))?;
             let target = target.clone();
             accounts.spawn(async move {
                 let account =
                     identify(&sdk, claim).await.map_err(|wrong| format!("{name}: {wrong}"))?;
-                Ok::<_, String>((account, target, sdk))
+                Ok::<_, String>((account, target, sdk, sessions))
             });
         }
+        let turns = settings.decode_authorization_messages.then(Turns::new);
         let mut served = HashMap::new();
         while let Some(identified) = accounts.join_next().await {
-            let (account, settings_of, sdk) =
+            let (account, settings_of, sdk, sessions) =
                 identified.map_err(|panic| format!("asking STS failed: {panic}"))??;
+            let decoder = |turns| Arc::new(Decoder::new(aws_sdk_sts::Client::new(&sdk), turns));
+            let decoder = turns.clone().map(decoder);
             for region in settings_of.regions {
                 let target = Target { account: account.clone(), region };
-                let client = ec2_client(&sdk, &target, &endpoint);
+                let one = Served {
+                    target: target.clone(),
+                    client: ec2_client(&sdk, &target, &endpoint),
+                    attempt_timeout: settings.attempt_timeout,
+                    sessions: sessions.clone(),
+                    decoder: decoder.clone(),
+                };
                 let twice = format!("EC2 target {target} is configured twice");
-                if served.insert(target, Served::new(client, settings.attempt_timeout)).is_some() {
+                if served.insert(target, one).is_some() {
                     return Err(twice);
                 }
             }
@@ -103,6 +120,7 @@ fn implied_target(settings: &Ec2Settings, sdk: &SdkConfig) -> Result<TargetSetti
         regions: vec![region],
         role_arn: None,
         external_id: None,
+        session_per_principal: false,
     })
 }
 
@@ -182,6 +200,23 @@ async fn target_config(sdk: &SdkConfig, target: &TargetSettings) -> Result<SdkCo
     }
     let provider = SharedCredentialsProvider::new(provider.build().await);
     Ok(builder.credentials_provider(provider).build())
+}
+
+/// The callers' own sessions, if the target has them. The process's own credentials ask for them: sessions that a
+/// session asks for would be a role further away.
+fn sessions(sdk: &SdkConfig, target: &TargetSettings) -> Result<Option<Arc<Sessions>>, String> {
+    if !target.session_per_principal {
+        return Ok(None);
+    }
+    let role = target.role_arn.clone().ok_or("a session per principal without a role to assume")?;
+    let region = target.regions.first().ok_or("it has no Region")?;
+    let regional = sdk.to_builder().region(sdk_region(region)).build();
+    let config = aws_sdk_sts::config::Builder::from(&regional)
+        // A role that cannot be assumed must not take the retries of the others.
+        .retry_partition(RetryPartition::new(format!("{NAME}/{role}")))
+        .build();
+    let sts = aws_sdk_sts::Client::from_conf(config);
+    Ok(Some(Arc::new(Sessions::new(sts, regional, role, target.external_id.clone()))))
 }
 
 fn ec2_client(

@@ -2,10 +2,14 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::SystemTime,
 };
 
-use crate::rule::{AccountId, GroupId, Rule, Target};
+use crate::{
+    backend::AwsSession,
+    rule::{AccountId, GroupId, Rule, Target},
+};
 
 /// The most effects that are kept.
 const MAX_EFFECTS: usize = 100_000;
@@ -42,6 +46,8 @@ pub struct Effect {
     pub request_id: String,
     /// The Portcullis operation.
     pub operation_id: String,
+    /// The AWS session that made the call, if one did.
+    pub session: Option<Arc<AwsSession>>,
 }
 
 /// The log of effects and the counters of calls.

@@ -36,10 +36,22 @@ fn address(text: &str) -> Result<String, String> {
 /// What all commands take.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Every command")]
-pub struct Common {
+pub struct Reach {
     /// How to reach the server.
     #[command(flatten)]
     pub connection: Connection,
+    /// How to print the answer [default: table on a terminal, else json]
+    #[arg(long, value_name = "FORMAT")]
+    pub output: Option<Output>,
+}
+
+/// What all commands that call EC2 take.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Every command")]
+pub struct Common {
+    /// What all commands take.
+    #[command(flatten)]
+    pub reach: Reach,
     /// The AWS account to work in [default: the server's]
     #[arg(long, value_name = "ID")]
     account_id: Option<String>,
@@ -55,9 +67,6 @@ pub struct Common {
     /// The request as JSON or file://PATH; other flags override its members
     #[arg(long, value_name = "JSON")]
     cli_input_json: Option<String>,
-    /// How to print the answer [default: table on a terminal, else json]
-    #[arg(long, value_name = "FORMAT")]
-    pub output: Option<Output>,
 }
 
 /// How an answer is printed.
@@ -191,12 +200,20 @@ pub struct List {
     /// Filters: JSON, file://PATH, or shorthand such as Name=group-id,Values=sg-1,sg-2
     #[arg(long, value_name = "FILTER", num_args = 1.., action = ArgAction::Set)]
     filters: Option<Vec<String>>,
+    /// Which part of the list.
+    #[command(flatten)]
+    pub paging: Paging,
+}
+
+/// Which part of a list.
+#[derive(Args, Debug)]
+pub struct Paging {
     /// Print at most so many; the answer then says how to go on
     #[arg(long, value_name = "NUMBER")]
     pub max_items: Option<NonZeroU64>,
     /// Ask the server for so many at a time
     #[arg(long, value_name = "NUMBER")]
-    page_size: Option<u32>,
+    pub page_size: Option<u32>,
     /// Go on where an earlier answer's NextToken says
     #[arg(long, value_name = "TOKEN")]
     pub starting_token: Option<String>,
@@ -279,7 +296,8 @@ impl<'a> Body<'a> {
             filters.map(|words| self.input.items("--filters", "Filter", words)).transpose()?;
         self.set("Filters", filters);
         // A size that the contract's type cannot hold is out of the server's bounds as well.
-        self.set("MaxResults", list.page_size.map(|size| i32::try_from(size).unwrap_or(i32::MAX)));
+        let size = list.paging.page_size;
+        self.set("MaxResults", size.map(|size| i32::try_from(size).unwrap_or(i32::MAX)));
         Ok(())
     }
 }

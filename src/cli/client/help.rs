@@ -67,3 +67,29 @@ pub const DESCRIBE_GROUPS: &str = concat!(
     "      jq '.SecurityGroups[0].IpPermissionsEgress' > rules.json\n\n",
     reads!()
 );
+
+pub const LIST_OPERATIONS: &str = concat!(
+    "One's own operations are listed wherever one may work; those of others where policies allow it.\n\nExamples:\n",
+    "  portcullis operations list --states unresolved in-doubt\n",
+    "  portcullis operations list --group-id sg-000000000000000a1 --since 2026-11-01T00:00:00Z\n",
+    "  portcullis operations list --caller token::deployer --max-items 1000 --output json\n\n",
+    reads!()
+);
+
+pub const GET_OPERATION: &str = concat!(
+    "Examples:\n",
+    "  portcullis operations get --operation-id op-01a20855-7df9-7f97-883a-5e3bf834e895\n",
+    "  portcullis operations get --idempotency-key 0b5c6f3e-remove-https\n\n",
+    exit_codes!("found, whatever became of it", "not found, or refused", "")
+);
+
+pub const SETTLE_OPERATION: &str = concat!(
+    "Look at EC2 and its CloudTrail first. Nothing is sent to EC2; who settled it, and the reason, are recorded.\n\nExamples:\n",
+    "  portcullis operations settle --operation-id op-01a20855-7df9-7f97-883a-5e3bf834e895 \\\n",
+    "      --as succeeded --reason 'CHG-9: in CloudTrail at 14:03'\n\n",
+    exit_codes!(
+        "settled, or an operator had settled it so before",
+        "refused, and nothing was changed: not found, settled already, or somebody works on it",
+        ".\n      The same command again is safe"
+    )
+);

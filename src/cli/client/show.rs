@@ -13,6 +13,8 @@ const LEAST_TEXT: usize = 12;
 /// More of a cell is no help to anybody.
 const MOST_OF_A_CELL: usize = 1000;
 
+pub mod operations;
+
 /// One line's worth of text that does nothing to a terminal.
 pub fn clean(text: &str) -> String {
     let clean = |char: char| match char {

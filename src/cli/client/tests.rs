@@ -7,10 +7,10 @@ use super::*;
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
-    list: List,
+    list: Paging,
 }
 
-fn list(flags: &[&str]) -> List {
+fn list(flags: &[&str]) -> Paging {
     Flags::try_parse_from([&["list"], flags].concat()).unwrap().list
 }
 

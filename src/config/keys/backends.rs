@@ -81,6 +81,15 @@ pub(super) const BACKEND: &[Key] = &[
         doc: "How long one attempt of an EC2 call may take, connecting included.",
     },
     Key {
+        name: "ec2_decode_authorization_messages",
+        takes: Takes::Switch,
+        default: "false",
+        only_with: Some("ec2"),
+        doc: "Whether what EC2 says in code when it does not permit a call is decoded by STS and \
+              logged, at most once a second. The role needs sts:DecodeAuthorizationMessage. \
+              Callers are never told. See docs/aws-identity.md.",
+    },
+    Key {
         name: "insecure_loopback",
         takes: Takes::Switch,
         default: "false",

@@ -22,6 +22,12 @@ pub const TARGET_MEMBERS: &[(&str, &str, bool, &str)] = &[
         false,
         "The external id that the role's trust policy asks for. A secret: it is never printed.",
     ),
+    (
+        "session_per_principal",
+        "true or false",
+        false,
+        "Whether each caller's EC2 calls go out under a session of its own, so that CloudTrail names the caller; else `false`. Needs `role_arn` and a trust policy that allows it: see docs/aws-identity.md.",
+    ),
 ];
 
 /// The issuers whose JWTs are taken: `[[jwt_issuers]]`.

@@ -8,7 +8,7 @@ use super::{Run, in_doubt};
 use crate::{
     error::{Error, Reason},
     ledger::{Intended, Intent, Ledger, LedgerError, Move, Record, Recorded, SettledBy, State},
-    operations::{Answered, CallMeta, Journal, Outcome, journal::Kept},
+    operations::{Answered, CallMeta, Journal, Outcome, audit, journal::Kept},
 };
 
 /// The first pause before a write is tried again; it doubles, up to the second.
@@ -103,7 +103,7 @@ impl Run {
         };
         let mut lags = false;
         match self.books.ledger.advance(&record.id, record.fence, &step).await {
-            Ok(_) => {}
+            Ok(record) => tell(&record),
             Err(LedgerError::Fenced) => return self.fenced(meta, record, &step).await,
             Err(error) => {
                 // What was done is not turned into an error by bookkeeping.
@@ -153,7 +153,10 @@ impl Run {
         let intent =
             Intent { plan, conclusion: Some((state, recorded.clone())), ..journal.draft().clone() };
         let quicker = match self.books.ledger.intend(&intent).await {
-            Ok(Intended::Written(_)) => return Ok(answered(meta, recorded, false, None)),
+            Ok(Intended::Written(record)) => {
+                tell(&record);
+                return Ok(answered(meta, recorded, false, None));
+            }
             Ok(Intended::KeyTaken(record) | Intended::GroupBusy(record)) => record.id.clone(),
             // Another attempt of this very operation.
             Err(LedgerError::Fenced) => intent.id,
@@ -218,10 +221,18 @@ fn keep_trying(ledger: Arc<dyn Ledger>, id: String, fence: u64, step: Move, unti
             pause = (pause * 2).min(RETRY_MAX);
             match ledger.advance(&id, fence, &step).await {
                 Err(LedgerError::Unavailable(_)) => {}
-                Ok(_) | Err(_) => return,
+                Ok(record) => return tell(&record),
+                Err(_) => return,
             }
         }
     });
+}
+
+/// What is in doubt has its line when it is settled.
+fn tell(record: &Record) {
+    if !record.state.is_unsettled() {
+        audit::outcome(record);
+    }
 }
 
 fn to_verify(result: &Result<Outcome, Error>) -> Option<Vec<crate::rule::RuleId>> {

@@ -2,14 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
 use super::Books;
 use crate::{
     clock::Clock,
     ledger::{Filter, LedgerError, Record, State},
     operations::{CallMeta, Operations, Settler},
-    principal::{Peer, Principal},
 };
 
 /// How many operations one look takes at most, and how long settling one of them may take.
@@ -19,20 +21,29 @@ const BOUND: Duration = Duration::from_secs(30);
 /// How many records are forgotten at once.
 const SWEEP: usize = 500;
 
-/// Settles and sweeps until it is dropped.
-pub async fn run(operations: Operations, books: Books, clock: Arc<dyn Clock>) {
+/// Settles and sweeps until it is dropped, and tells whether the ledger can be written to.
+pub async fn run(
+    operations: Operations,
+    books: Books,
+    clock: Arc<dyn Clock>,
+    up: watch::Sender<bool>,
+) {
     let mut ticks = interval(books.settle_every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut down = false;
     loop {
         ticks.tick().await;
-        match round(&operations, &books, clock.as_ref()).await {
-            Ok(()) => down = false,
-            Err(error) if down => tracing::debug!(%error, "settling"),
-            Err(error) => {
-                down = true;
-                tracing::error!(%error, "operations cannot be settled now");
+        let done = match books.ledger.check().await {
+            Ok(()) => round(&operations, &books, clock.as_ref()).await,
+            Err(error) => Err(error),
+        };
+        let changed = up.send_if_modified(|up| std::mem::replace(up, done.is_ok()) != done.is_ok());
+        match done {
+            Err(error) if changed => {
+                tracing::error!(%error, "changes are refused until the ledger can be written to");
             }
+            Err(error) => tracing::debug!(%error, "the ledger is still unavailable"),
+            Ok(()) if changed => tracing::info!("the ledger can be written to again"),
+            Ok(()) => {}
         }
     }
 }
@@ -61,23 +72,7 @@ async fn settle(
     books: &Books,
     record: &Record,
 ) -> Result<(), LedgerError> {
-    let meta = CallMeta {
-        request_id: "".into(),
-        deadline: Instant::now() + BOUND,
-        account: None,
-        region: None,
-        operation_id: record.id.as_str().into(),
-        // What the answer explains is what the caller may see.
-        principal: Principal::parse_id(&record.caller).unwrap_or_else(Principal::local).into(),
-        peer: Peer::default(),
-        incident: false,
-        method: "",
-        key: None,
-        change_reason: None,
-        trace_id: None,
-        journal: None,
-        progress: Arc::default(),
-    };
+    let meta = CallMeta::of_record(record, Instant::now() + BOUND);
     let settler = Settler {
         operations,
         ledger: books.ledger.as_ref(),

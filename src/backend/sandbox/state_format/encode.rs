@@ -202,5 +202,9 @@ pub fn effect(effect: &Effect) -> sandbox::Effect {
             .collect(),
         request_id: effect.request_id.clone(),
         operation_id: effect.operation_id.clone(),
+        session: effect.session.as_ref().map(|session| sandbox::AwsSession {
+            arn: session.arn.clone(),
+            source_identity: session.source_identity.clone(),
+        }),
     }
 }

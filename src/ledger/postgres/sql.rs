@@ -1,0 +1,386 @@
+//! All SQL but the functions that it calls (`schema.sql`), and how a record becomes columns.
+//!
+//! Every move is one statement, so one round trip and no transaction that a paused replica could keep open: a record
+//! is read, moved by the pure functions, and written if its version is still the one that was read. Statements have no
+//! name and sessions no state: PgBouncer may give each to another connection.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+use tokio_postgres::{
+    Error, Row,
+    types::{ToSql, Type},
+};
+
+use crate::ledger::{Filter, Intent, LedgerError, Record, Terms, record::to_millis};
+
+/// What a parameter is.
+pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// Parameters: [`Columns`], then $18 the time that was taken, $19 by how much it may be wrong, $20 the key's hash.
+pub(super) const INSERT: &str =
+    "SELECT at_now, done FROM portcullis.insert_record($1, $2, $3, $4, $5, $6, $7, $8, $9,
+    $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+
+/// Parameters: as for [`INSERT`], where no hash leaves the key as it is; $21 the version that was read.
+pub(super) const UPDATE: &str =
+    "SELECT at_now, done FROM portcullis.update_record($1, $2, $3, $4, $5, $6, $7, $8, $9,
+    $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
+
+/// Frees a key. Parameters: the record that has it, its version.
+pub(super) const FREE: &str =
+    "UPDATE portcullis.records SET key_hash = NULL WHERE id = $1 AND version = $2";
+
+/// A transaction of several statements, which are sent together.
+pub(super) const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 2000; SET LOCAL statement_timeout = 20000;
+    SET LOCAL idle_in_transaction_session_timeout = 5000";
+pub(super) const COMMIT: &str = "COMMIT";
+
+/// What concerns a call. Parameters: an id, the key's hash, the group.
+pub(super) const LOOK: &str = "SELECT at_now, mine, held, busy FROM portcullis.look($1, $2, $3)";
+
+/// Versions. Parameter: ids.
+pub(super) const VERSIONS: &str = "SELECT id, version FROM portcullis.records WHERE id = ANY($1)";
+
+/// Each condition is folded away where its parameter is null: the statement is planned with its parameters.
+pub(super) const LIST: &str = "SELECT record FROM portcullis.records
+    WHERE ($1 IS NULL OR id = $1)
+        AND ($2 IS NULL OR state = ANY($2)) AND (NOT $3 OR unsettled) AND (NOT $4 OR state = 'UNRESOLVED')
+        AND ($5 IS NULL OR (left(caller, 256) = left($5, 256) AND caller = $5))
+        AND ($6 IS NULL OR key = $6)
+        AND ($7 IS NULL OR \"group\" = $7)
+        AND ($8 IS NULL OR account = $8) AND ($9 IS NULL OR region = $9)
+        AND ($10 IS NULL OR created >= $10) AND ($11 IS NULL OR created < $11)
+        AND ($12 IS NULL OR held_until < $12)
+        AND ($13 IS NULL OR id < $13)
+    ORDER BY id DESC LIMIT $14";
+
+/// Parameters: the retention, the most. What went leaves an event.
+pub(super) const SWEEP: &str = "WITH durable AS MATERIALIZED (SELECT portcullis.durable() AS now),
+    gone AS (
+        DELETE FROM portcullis.records WHERE id IN (
+            SELECT id FROM portcullis.records WHERE settled <= (SELECT now FROM durable) - $1
+            ORDER BY settled LIMIT $2 FOR UPDATE SKIP LOCKED)
+        RETURNING id, version),
+    event AS (
+        INSERT INTO portcullis.events (id, version, state, at, digest)
+        SELECT gone.id, gone.version, 'SWEPT', now, '\\x' FROM gone, durable)
+    SELECT count(*) FROM gone";
+
+/// Lines that nobody stands in any more.
+pub(super) const SWEEP_TURNS: &str =
+    "WITH fleeting AS MATERIALIZED (SELECT portcullis.fleeting() AS now)
+    DELETE FROM portcullis.turns WHERE NOT EXISTS
+        (SELECT FROM unnest(leases) lease WHERE lease > (SELECT now FROM fleeting))";
+
+/// Whether it can be written.
+pub(super) const CHECK: &str = "WITH durable AS MATERIALIZED (SELECT portcullis.durable() AS now)
+    UPDATE portcullis.meta SET checked = now FROM durable RETURNING now";
+
+/// Enters the line of a group, or stays in it. Parameters: the group, the ticket, its lease, the longest line.
+pub(super) const ENTER: &str = "SELECT place FROM portcullis.enter($1, $2, $3, $4)";
+
+/// Leaves the line. Parameters: the group, the ticket.
+pub(super) const LEAVE: &str = "SELECT FROM portcullis.leave($1, $2)";
+
+/// The end of the chain, if nobody else seals it now.
+pub(super) const HEAD: &str =
+    "SELECT head_place, head_hash FROM portcullis.chain FOR UPDATE SKIP LOCKED";
+
+/// What is to be sealed. Parameter: the most.
+pub(super) const UNSEALED: &str =
+    "SELECT seq, id, version, state, at, digest FROM portcullis.events
+    WHERE place IS NULL ORDER BY seq LIMIT $1";
+
+/// Parameters: the numbers of the events, their places and hashes.
+pub(super) const SEAL: &str = "UPDATE portcullis.events e SET place = s.place, hash = s.hash
+    FROM unnest($1::bigint[], $2::bigint[], $3::bytea[]) AS s (seq, place, hash) WHERE e.seq = s.seq";
+
+/// Parameters: the new end's place and hash.
+pub(super) const NEW_HEAD: &str = "UPDATE portcullis.chain SET head_place = $1, head_hash = $2";
+
+/// Events of records that are still here, and so old that the chain will be cut behind them: they are said again.
+/// Parameters: the retention, the most events.
+pub(super) const SAY_AGAIN: &str = "INSERT INTO portcullis.events (id, version, state, at, digest)
+    SELECT e.id, e.version, e.state, portcullis.now_ms(), e.digest FROM portcullis.events e
+    JOIN portcullis.chain c ON e.place > c.anchor_place AND e.place <= c.anchor_place + $2
+    JOIN portcullis.records r ON r.id = e.id AND r.version = e.version
+    WHERE e.at <= (SELECT portcullis.now_ms()) - $1
+        AND NOT EXISTS (SELECT FROM portcullis.events later WHERE later.id = e.id AND later.seq > e.seq)";
+
+/// Cuts the chain's beginning: at most $2 events, none younger than the retention $1, and keeps the hash it is cut at.
+pub(super) const CUT: &str = "WITH young AS (
+        SELECT min(e.place) AS place FROM portcullis.events e JOIN portcullis.chain c
+            ON e.place > c.anchor_place AND e.place <= c.anchor_place + $2
+        WHERE e.at > (SELECT portcullis.now_ms()) - $1),
+    cut AS (
+        SELECT least(c.anchor_place + $2, c.head_place, young.place - 1) AS place
+        FROM portcullis.chain c, young),
+    anchor AS (
+        UPDATE portcullis.chain c SET anchor_place = e.place, anchor_hash = e.hash
+        FROM portcullis.events e JOIN cut ON e.place = cut.place WHERE e.place > c.anchor_place
+        RETURNING c.anchor_place),
+    gone AS (
+        DELETE FROM portcullis.events WHERE place <= (SELECT anchor_place FROM anchor) RETURNING 1)
+    SELECT count(*) FROM gone";
+
+/// One picture of everything, however long it takes to look at.
+pub(super) const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+    SET LOCAL idle_in_transaction_session_timeout = 60000";
+
+/// The chain's ends.
+pub(super) const CHAIN: &str = "SELECT anchor_place, anchor_hash, head_place, head_hash,
+    (SELECT count(*) FROM portcullis.events WHERE place IS NULL) FROM portcullis.chain";
+
+/// A page of the chain. Parameters: after which place, the most.
+pub(super) const SEALED: &str =
+    "SELECT place, hash, id, version, state, at, digest FROM portcullis.events
+    WHERE place > $1 ORDER BY place LIMIT $2";
+
+/// A page of records with their last events. Parameters: after which id, the most.
+pub(super) const PROVEN: &str = "SELECT r.record, r.id, r.scope, r.caller, r.key, r.\"group\", r.account, r.region,
+        r.state, r.unsettled, r.fence, r.version, r.created, r.held_until, r.settled, r.key_until, e.version, e.digest
+    FROM portcullis.records r
+    LEFT JOIN LATERAL (SELECT version, digest FROM portcullis.events WHERE id = r.id ORDER BY seq DESC LIMIT 1) e ON true
+    WHERE r.id > $1 ORDER BY r.id LIMIT $2";
+
+/// Records that have events and are gone without having been swept. Parameter: the most.
+pub(super) const LOST: &str = "SELECT DISTINCT e.id FROM portcullis.events e
+    WHERE NOT EXISTS (SELECT FROM portcullis.records r WHERE r.id = e.id)
+        AND NOT EXISTS (SELECT FROM portcullis.events s WHERE s.id = e.id AND s.state = 'SWEPT')
+    LIMIT $1";
+
+/// Records in order. Parameters: after which id, the most.
+pub(super) const EXPORT: &str =
+    "SELECT record FROM portcullis.records WHERE id > $1 ORDER BY id LIMIT $2";
+
+/// What the server is, and what it holds already.
+pub(super) const SERVER: &str = "SELECT current_setting('server_version_num')::int,
+    pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
+    current_setting('server_encoding'), current_setting('fsync'), current_setting('full_page_writes'),
+    current_user::text, current_database()::text,
+    EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'portcullis'),
+    (SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'portcullis' AND c.relname = 'meta'),
+    (SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'portcullis')";
+
+/// Only one process makes the schema: the others wait for it.
+pub(super) const BEGIN_MAKING: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 20000;
+    SET LOCAL statement_timeout = 25000; SET LOCAL idle_in_transaction_session_timeout = 10000;
+    SET LOCAL synchronous_commit = on";
+pub(super) const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(7239016550918276)::text";
+pub(super) const MAKE_SCHEMA: &str = "CREATE SCHEMA portcullis";
+pub(super) const SCHEMA: &str = include_str!("schema.sql");
+pub(super) const NEW_META: &str =
+    "INSERT INTO portcullis.meta (schema_version, backend) VALUES ($1, $2)";
+pub(super) const META: &str = "SELECT schema_version, backend FROM portcullis.meta";
+
+/// What the role may not do, of all that it has to.
+pub(super) const LACKING: &str = "SELECT string_agg(may || ' on portcullis.' || name, ', ')
+    FROM unnest(ARRAY['records', 'events', 'turns']) AS t (name),
+        unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS m (may)
+    WHERE NOT has_table_privilege('portcullis.' || name, may)
+        OR NOT has_table_privilege('portcullis.meta', 'UPDATE')
+        OR NOT has_table_privilege('portcullis.chain', 'UPDATE')";
+
+/// A record as it is stored. The one place where columns are made.
+#[derive(Debug, PartialEq)]
+pub(super) struct Columns {
+    pub id: String,
+    pub scope: String,
+    pub caller: String,
+    pub key: Option<String>,
+    pub group: String,
+    pub account: String,
+    pub region: String,
+    pub state: &'static str,
+    pub unsettled: bool,
+    pub fence: i64,
+    pub version: i64,
+    pub created: i64,
+    pub held_until: i64,
+    pub settled: Option<i64>,
+    pub key_until: Option<i64>,
+    pub record: String,
+    pub digest: Vec<u8>,
+}
+
+impl Columns {
+    pub fn of(record: &Record, terms: &Terms) -> Result<Self, LedgerError> {
+        let text = serde_json::to_string(record)
+            .map_err(|error| LedgerError::Forbidden(format!("{}: {error}", record.id)))?;
+        let number = |number: u64| {
+            i64::try_from(number).map_err(|_| LedgerError::Forbidden(format!("{number}")))
+        };
+        Ok(Self {
+            id: storable(&record.id),
+            scope: storable(&record.scope),
+            caller: storable(&record.caller),
+            key: record.key.as_ref().map(ToString::to_string),
+            group: storable(&record.group),
+            account: storable(&record.account),
+            region: storable(&record.region),
+            state: record.state.as_str(),
+            unsettled: record.state.is_unsettled(),
+            fence: number(record.fence)?,
+            version: number(record.version)?,
+            created: millis(record.created_at),
+            held_until: millis(record.held_until),
+            settled: record.settled_at.map(millis),
+            key_until: record.key_ends(terms.key_retention).map(millis),
+            digest: Sha256::digest(&text).to_vec(),
+            record: text,
+        })
+    }
+
+    /// Whether a row of [`PROVEN`] has the same. When the key ends is by the retention of the time of writing.
+    pub fn are_in(&self, row: &Row) -> Result<bool, Error> {
+        let texts = [&self.id, &self.scope, &self.caller];
+        let more = [&self.group, &self.account, &self.region];
+        for (at, text) in (1..).zip(texts).chain((5..).zip(more)) {
+            if row.try_get::<_, &str>(at)? != text {
+                return Ok(false);
+            }
+        }
+        for (at, number) in
+            [(10, self.fence), (11, self.version), (12, self.created), (13, self.held_until)]
+        {
+            if row.try_get::<_, i64>(at)? != number {
+                return Ok(false);
+            }
+        }
+        Ok(row.try_get::<_, Option<&str>>(4)? == self.key.as_deref()
+            && row.try_get::<_, &str>(8)? == self.state
+            && row.try_get::<_, bool>(9)? == self.unsettled
+            && row.try_get::<_, Option<i64>>(14)? == self.settled)
+    }
+
+    pub fn params(&self) -> Vec<Param<'_>> {
+        vec![
+            (&self.id, Type::TEXT),
+            (&self.scope, Type::TEXT),
+            (&self.caller, Type::TEXT),
+            (&self.key, Type::TEXT),
+            (&self.group, Type::TEXT),
+            (&self.account, Type::TEXT),
+            (&self.region, Type::TEXT),
+            (&self.state, Type::TEXT),
+            (&self.unsettled, Type::BOOL),
+            (&self.fence, Type::INT8),
+            (&self.version, Type::INT8),
+            (&self.created, Type::INT8),
+            (&self.held_until, Type::INT8),
+            (&self.settled, Type::INT8),
+            (&self.key_until, Type::INT8),
+            (&self.record, Type::TEXT),
+            (&self.digest, Type::BYTEA),
+        ]
+    }
+}
+
+/// A filter as parameters of [`LIST`].
+pub(super) struct Sought {
+    id: Option<String>,
+    states: Option<Vec<&'static str>>,
+    unsettled: bool,
+    unresolved: bool,
+    caller: Option<String>,
+    key: Option<String>,
+    group: Option<String>,
+    account: Option<String>,
+    region: Option<String>,
+    since: Option<i64>,
+    until: Option<i64>,
+    held_until: Option<i64>,
+    before: Option<String>,
+    limit: i64,
+}
+
+impl Sought {
+    pub fn by(filter: &Filter) -> Self {
+        let text = |text: &Option<String>| text.as_deref().map(storable);
+        let states: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
+        let all = |is: fn(&crate::ledger::State) -> bool| {
+            !filter.states.is_empty() && filter.states.iter().all(is)
+        };
+        Self {
+            id: text(&filter.id),
+            unsettled: all(|state| state.is_unsettled()),
+            unresolved: all(|state| *state == crate::ledger::State::Unresolved),
+            states: (!states.is_empty()).then_some(states),
+            caller: text(&filter.caller),
+            key: text(&filter.key),
+            group: text(&filter.group),
+            account: text(&filter.account),
+            region: text(&filter.region),
+            since: filter.since.map(millis_up),
+            until: filter.until.map(millis_up),
+            held_until: filter.held_until.map(millis_up),
+            before: text(&filter.before),
+            limit: i64::try_from(filter.limit).unwrap_or(i64::MAX),
+        }
+    }
+
+    pub fn params(&self) -> Vec<Param<'_>> {
+        vec![
+            (&self.id, Type::TEXT),
+            (&self.states, Type::TEXT_ARRAY),
+            (&self.unsettled, Type::BOOL),
+            (&self.unresolved, Type::BOOL),
+            (&self.caller, Type::TEXT),
+            (&self.key, Type::TEXT),
+            (&self.group, Type::TEXT),
+            (&self.account, Type::TEXT),
+            (&self.region, Type::TEXT),
+            (&self.since, Type::INT8),
+            (&self.until, Type::INT8),
+            (&self.held_until, Type::INT8),
+            (&self.before, Type::TEXT),
+            (&self.limit, Type::INT8),
+        ]
+    }
+}
+
+/// What stands for a key in the index: texts of any length and no two alike.
+pub(super) fn key_hash(scope: &str, caller: &str, key: &str) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    for part in [scope, caller, key] {
+        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().to_vec()
+}
+
+/// The same for an intent.
+pub(super) fn key_hash_of(intent: &Intent) -> Option<Vec<u8>> {
+    intent.key.as_ref().map(|key| key_hash(&intent.scope, &intent.caller, key.as_str()))
+}
+
+/// PostgreSQL's texts have no NUL, the names of callers may. No two texts become one.
+pub(super) fn storable(text: &str) -> String {
+    if text.contains(['\0', '\u{1}']) {
+        text.replace('\u{1}', "\u{1}1").replace('\0', "\u{1}0")
+    } else {
+        text.to_owned()
+    }
+}
+
+pub(super) fn millis(time: SystemTime) -> i64 {
+    i64::try_from(to_millis(time)).unwrap_or(i64::MAX)
+}
+
+/// The first millisecond that is not before `time`.
+fn millis_up(time: SystemTime) -> i64 {
+    millis(time + Duration::from_nanos(999_999))
+}
+
+pub(super) fn from_millis(millis: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}
+
+pub(super) fn as_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,388 @@
+//! Every statement on records and events.
+
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, named_params, params};
+
+use super::fault::Fault;
+use crate::ledger::{
+    Filter, Key, LedgerError, Look, Looked, Record, Terms,
+    chain::{self, Event, Hash},
+    record::to_millis,
+};
+
+/// The most events that one sweep looks at for each record that it may forget.
+const EVENTS_PER_RECORD: usize = 8;
+
+/// Free pages that stay for the next records, and the most that one sweep gives back: 4 KiB each.
+const SPARE_PAGES: i64 = 1024;
+const VACUUM_PAGES: i64 = 2048;
+
+/// The tables, as one transaction sees them.
+#[derive(Debug)]
+pub(super) struct Tables<'c> {
+    pub(super) conn: &'c Connection,
+    pub(super) now: SystemTime,
+    /// What was written, and the version that it has now.
+    pub(super) written: Vec<(String, u64)>,
+}
+
+/// Numbers and times as SQLite has them.
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn time(time: SystemTime) -> i64 {
+    whole(to_millis(time))
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn record(id: &str, json: &str) -> Result<Record, Fault> {
+    serde_json::from_str(json).map_err(|error| Fault::Record(id.to_owned(), error))
+}
+
+/// The one record that a statement finds, whose columns are `id, record`.
+fn find(
+    conn: &Connection,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Option<Record>, Fault> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let found: Option<(String, String)> =
+        statement.query_row(parameters, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    found.map(|(id, json)| record(&id, &json)).transpose()
+}
+
+pub(super) fn by_id(conn: &Connection, id: &str) -> Result<Option<Record>, Fault> {
+    find(conn, "SELECT id, record FROM operations WHERE id = ?1", params![id])
+}
+
+/// A record's version, if there is one.
+pub(super) fn version(conn: &Connection, id: &str) -> Result<Option<u64>, Fault> {
+    let mut statement = conn.prepare_cached("SELECT version FROM operations WHERE id = ?1")?;
+    let found: Option<i64> = statement.query_row(params![id], |row| row.get(0)).optional()?;
+    Ok(found.map(|version| u64::try_from(version).unwrap_or(0)))
+}
+
+pub(super) fn unsettled_of(conn: &Connection, group: &str) -> Result<Option<Record>, Fault> {
+    let sql = "SELECT id, record FROM operations
+        WHERE grp = ?1 AND state IN ('IN_PROGRESS', 'IN_DOUBT')";
+    find(conn, sql, params![group])
+}
+
+/// The record that has the key, whether or not its retention is over.
+pub(super) fn holder(
+    conn: &Connection,
+    scope: &str,
+    caller: &str,
+    key: &Key,
+) -> Result<Option<Record>, Fault> {
+    let sql = "SELECT id, record FROM operations
+        WHERE live_key = ?1 AND caller = ?2 AND scope = ?3";
+    find(conn, sql, params![key.as_str(), caller, scope])
+}
+
+pub(super) fn look(
+    conn: &Connection,
+    question: &Look,
+    retention: Duration,
+    now: SystemTime,
+) -> Result<Looked, Fault> {
+    let Look { scope, caller, key, fingerprint, group } = question;
+    let by_key = match key {
+        Some(key) => holder(conn, scope, caller, key)?,
+        None => None,
+    };
+    let by_key = by_key.filter(|record| record.key_ends(retention).is_none_or(|end| now < end));
+    let unsettled = unsettled_of(conn, group)?;
+    let equal = unsettled.clone().filter(|record| {
+        key.is_none()
+            && record.scope == *scope
+            && record.caller == *caller
+            && record.fingerprint == *fingerprint
+    });
+    Ok(Looked { by_key, equal, unsettled, now })
+}
+
+/// Newest first. Each state is asked for by itself, so that its index gives the order.
+pub(super) fn list(conn: &Connection, filter: &Filter) -> Result<Vec<Record>, Fault> {
+    let mut states: Vec<Option<&str>> =
+        filter.states.iter().map(|state| Some(state.as_str())).collect();
+    states.sort_unstable();
+    states.dedup();
+    if states.is_empty() {
+        states.push(None);
+    }
+    let mut found = Vec::new();
+    for state in states {
+        found.extend(list_in_state(conn, filter, state)?);
+    }
+    found.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+    found.truncate(filter.limit);
+    found.iter().map(|(id, json)| record(id, json)).collect()
+}
+
+fn list_in_state(
+    conn: &Connection,
+    filter: &Filter,
+    state: Option<&str>,
+) -> Result<Vec<(String, String)>, Fault> {
+    let (since, until) = (filter.since.map(time_up), filter.until.map(time_up));
+    let held_until = filter.held_until.map(time_up);
+    let limit = count(filter.limit);
+    // The texts are ours; what callers say is bound.
+    let wanted: [(&str, &str, Option<&dyn ToSql>); 11] = [
+        (" AND id = :id", ":id", given(&filter.id)),
+        (" AND state = :state", ":state", given(&state)),
+        (" AND caller = :caller", ":caller", given(&filter.caller)),
+        (" AND key = :key", ":key", given(&filter.key)),
+        (" AND grp = :group", ":group", given(&filter.group)),
+        (" AND account = :account", ":account", given(&filter.account)),
+        (" AND region = :region", ":region", given(&filter.region)),
+        (" AND created >= :since", ":since", given(&since)),
+        (" AND created < :until", ":until", given(&until)),
+        (" AND held_until < :held_until", ":held_until", given(&held_until)),
+        (" AND id < :before", ":before", given(&filter.before)),
+    ];
+    let wanted = wanted.into_iter().filter_map(|(text, name, value)| Some((text, name, value?)));
+    let mut sql = "SELECT id, record FROM operations WHERE true".to_owned();
+    let mut parameters: Vec<(&str, &dyn ToSql)> = vec![(":limit", &limit)];
+    for (text, name, value) in wanted {
+        sql.push_str(text);
+        parameters.push((name, value));
+    }
+    sql.push_str(" ORDER BY id DESC LIMIT :limit");
+    let mut statement = conn.prepare_cached(&sql)?;
+    let rows = statement.query_map(parameters.as_slice(), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let found = rows.collect::<Result<_, _>>()?;
+    #[cfg(test)]
+    super::tests::note_steps(&statement);
+    Ok(found)
+}
+
+fn given<T: ToSql>(value: &Option<T>) -> Option<&dyn ToSql> {
+    value.as_ref().map(|value| value as &dyn ToSql)
+}
+
+/// A bound of a filter, which may lie between two milliseconds.
+fn time_up(at: SystemTime) -> i64 {
+    time(at + Duration::from_nanos(999_999))
+}
+
+/// Records in the order of their ids, for exports.
+pub(super) fn export(
+    conn: &Connection,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Record>, Fault> {
+    let sql = "SELECT id, record FROM operations WHERE id > ?1 ORDER BY id LIMIT ?2";
+    let mut statement = conn.prepare_cached(sql)?;
+    let after = after.unwrap_or_default();
+    let rows = statement.query_map(params![after, count(limit)], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+    })?;
+    let mut records = Vec::new();
+    for row in rows {
+        let (id, json) = row?;
+        records.push(record(&id, &json)?);
+    }
+    Ok(records)
+}
+
+impl Tables<'_> {
+    pub(super) fn by_id(&self, id: &str) -> Result<Record, Fault> {
+        let known = by_id(self.conn, id)?;
+        known.ok_or_else(|| LedgerError::Forbidden(format!("no record {id}")).into())
+    }
+
+    /// Writes a record, new or not, that has its key if it has one.
+    pub(super) fn intend(&mut self, record: &Record, is_new: bool) -> Result<(), Fault> {
+        if is_new {
+            let sql = "INSERT INTO operations (id, scope, caller, key, live_key, grp, account, region, state, fence,
+                    version, created, held_until, settled, event, record)
+                VALUES (:id, :scope, :caller, :key, :key, :group, :account, :region, :state, :fence,
+                    :version, :created, :held_until, :settled, :event, :record)";
+            return self.write(record, sql);
+        }
+        // First, while it is settled: its old group may be another's by now.
+        let sql = "UPDATE operations SET live_key = key, grp = ?2 WHERE id = ?1";
+        self.conn.prepare_cached(sql)?.execute(params![record.id, record.group])?;
+        self.update(record)
+    }
+
+    /// Writes a record that has moved. Columns that no move changes are left out: SQLite writes each index of a column
+    /// that is set, even to what it was.
+    pub(super) fn update(&mut self, record: &Record) -> Result<(), Fault> {
+        let sql = "UPDATE operations SET state = :state, fence = :fence, version = :version, held_until = :held_until,
+                settled = :settled, event = :event, record = :record
+            WHERE id = :id";
+        self.write(record, sql)
+    }
+
+    fn write(&mut self, record: &Record, sql: &str) -> Result<(), Fault> {
+        let json = serde_json::to_string(record)
+            .map_err(|error| Fault::Record(record.id.clone(), error))?;
+        let event = self.append(&Event::of(record, &json, to_millis(self.now)))?;
+        let mut statement = self.conn.prepare_cached(sql)?;
+        // What a statement does not write is not bound.
+        let columns: &[(&str, &dyn ToSql)] = named_params! {
+            ":id": record.id,
+            ":scope": record.scope,
+            ":caller": record.caller,
+            ":key": record.key.as_ref().map(Key::as_str),
+            ":group": record.group,
+            ":account": record.account,
+            ":region": record.region,
+            ":state": record.state.as_str(),
+            ":fence": whole(record.fence),
+            ":version": whole(record.version),
+            ":created": time(record.created_at),
+            ":held_until": time(record.held_until),
+            ":settled": record.settled_at.map(time),
+            ":event": event,
+            ":record": json,
+        };
+        for (name, value) in columns {
+            if let Some(at) = statement.parameter_index(name)? {
+                statement.raw_bind_parameter(at, value)?;
+            }
+        }
+        statement.raw_execute()?;
+        self.written.push((record.id.clone(), record.version));
+        Ok(())
+    }
+
+    /// Takes a key, whose retention is over, from its record.
+    pub(super) fn free_key(&self, id: &str) -> Result<(), Fault> {
+        let sql = "UPDATE operations SET live_key = NULL WHERE id = ?1";
+        self.conn.prepare_cached(sql)?.execute(params![id])?;
+        Ok(())
+    }
+
+    fn append(&self, event: &Event) -> Result<i64, Fault> {
+        let (last, before) = match last_event(self.conn)? {
+            Some(last) => last,
+            None => anchor(self.conn)?,
+        };
+        let sql = "INSERT INTO events (seq, operation, version, kind, at, digest, hash)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let seq = last + 1;
+        self.conn.prepare_cached(sql)?.execute(params![
+            seq,
+            event.operation,
+            whole(event.version),
+            event.kind,
+            whole(event.at),
+            event.digest,
+            event.hash(&before),
+        ])?;
+        Ok(seq)
+    }
+
+    /// Forgets old records, then what their events are no longer needed for, and gives pages back.
+    pub(super) fn sweep(&mut self, terms: Terms, limit: usize) -> Result<usize, Fault> {
+        let old = self.now.checked_sub(terms.record_retention).unwrap_or(SystemTime::UNIX_EPOCH);
+        let sql = "SELECT id, version, record FROM operations WHERE settled <= ?1 ORDER BY settled LIMIT ?2";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let rows = statement.query_map(params![time(old), count(limit)], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
+        })?;
+        let swept: Vec<_> = rows.collect::<Result<_, _>>()?;
+        for (id, version, json) in &swept {
+            let sql = "DELETE FROM operations WHERE id = ?1";
+            self.conn.prepare_cached(sql)?.execute(params![id])?;
+            self.append(&Event {
+                operation: id.clone(),
+                version: u64::try_from(*version).unwrap_or(0),
+                kind: chain::SWEPT.to_owned(),
+                at: to_millis(self.now),
+                digest: chain::digest(json),
+            })?;
+            self.written.push((id.clone(), u64::MAX));
+        }
+        self.trim(time(old), limit.saturating_mul(EVENTS_PER_RECORD))?;
+        self.give_back()?;
+        Ok(swept.len())
+    }
+
+    /// Forgets events from the front of the chain; the anchor holds the hash that the rest goes on from. The last event of
+    /// a record that is still there is appended again, so that the record stays proven.
+    fn trim(&self, old: i64, limit: usize) -> Result<(), Fault> {
+        let sql = "SELECT seq, operation, version, kind, at, digest, hash FROM events ORDER BY seq LIMIT ?1";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let mut rows = statement.query(params![count(limit)])?;
+        let mut trimmed = None;
+        let mut carried = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (seq, event, hash) = read_event(row)?;
+            if whole(event.at) > old {
+                break;
+            }
+            let sql = "SELECT 1 FROM operations WHERE id = ?1 AND event = ?2";
+            if self.conn.prepare_cached(sql)?.exists(params![event.operation, seq])? {
+                carried.push(event);
+            }
+            trimmed = Some((seq, hash));
+        }
+        drop(rows);
+        let Some((seq, hash)) = trimmed else { return Ok(()) };
+        for event in carried {
+            let event = Event { at: to_millis(self.now), ..event };
+            let sql = "UPDATE operations SET event = ?2 WHERE id = ?1";
+            let again = self.append(&event)?;
+            self.conn.prepare_cached(sql)?.execute(params![event.operation, again])?;
+        }
+        self.conn.prepare_cached("DELETE FROM events WHERE seq <= ?1")?.execute(params![seq])?;
+        let sql = "UPDATE anchor SET seq = ?1, hash = ?2";
+        self.conn.prepare_cached(sql)?.execute(params![seq, hash])?;
+        Ok(())
+    }
+
+    fn give_back(&self) -> Result<(), Fault> {
+        let free: i64 = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        let pages = (free - SPARE_PAGES).min(VACUUM_PAGES);
+        if pages > 0 {
+            let mut statement =
+                self.conn.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+            let mut rows = statement.query([])?;
+            while rows.next()?.is_some() {}
+        }
+        Ok(())
+    }
+
+    /// Something to commit.
+    pub(super) fn touch(&self) -> Result<(), Fault> {
+        let sql = "INSERT OR REPLACE INTO meta (name, value) VALUES ('checked', ?1)";
+        self.conn.prepare_cached(sql)?.execute(params![time(self.now).to_string()])?;
+        Ok(())
+    }
+}
+
+pub(super) fn last_event(conn: &Connection) -> Result<Option<(i64, Hash)>, Fault> {
+    let sql = "SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1";
+    let mut statement = conn.prepare_cached(sql)?;
+    Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+}
+
+/// Where the kept chain begins.
+pub(super) fn anchor(conn: &Connection) -> Result<(i64, Hash), Fault> {
+    let mut statement = conn.prepare_cached("SELECT seq, hash FROM anchor")?;
+    Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
+/// A row of `seq, operation, version, kind, at, digest, hash`.
+pub(super) fn read_event(row: &Row<'_>) -> Result<(i64, Event, Hash), rusqlite::Error> {
+    let number =
+        |column| row.get::<_, i64>(column).map(|number| u64::try_from(number).unwrap_or(0));
+    let event = Event {
+        operation: row.get(1)?,
+        version: number(2)?,
+        kind: row.get(3)?,
+        at: number(4)?,
+        digest: row.get(5)?,
+    };
+    Ok((row.get(0)?, event, row.get(6)?))
+}

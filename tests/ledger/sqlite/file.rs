@@ -1,0 +1,169 @@
+//! The file: whose it is, what it refuses to be, and who may use it at the same time.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, sync::Arc};
+
+use portcullis::{
+    clock::ManualClock,
+    ledger::{
+        Filter, Ledger, State,
+        sqlite::{Archive, Cause, OpenError, Sqlite},
+    },
+};
+
+use super::{BACKEND, Bench, InFile};
+use crate::{
+    folder::Folder,
+    suite::{self, all, comes, id, in_state, intent, look, poll_once, write},
+};
+
+fn open(path: &Path) -> Result<Sqlite, OpenError> {
+    let clock = Arc::new(ManualClock::new(suite::start()));
+    Sqlite::open(path, BACKEND, suite::TERMS, clock)
+}
+
+/// Whether another process gets the lock.
+fn is_free(path: &Path) -> bool {
+    let mut lock = path.to_owned().into_os_string();
+    lock.push(".lock");
+    let flock = Command::new("flock").arg("--nonblock").arg(lock).arg("true").status();
+    flock.expect("flock, of util-linux").success()
+}
+
+#[tokio::test]
+async fn it_is_one_process_s() {
+    let mut bench = InFile::new(true);
+    let link = bench.folder.join("link.db");
+    std::os::unix::fs::symlink(bench.path(), &link).unwrap();
+    for path in [bench.path(), link] {
+        let refused = open(&path).unwrap_err();
+        assert!(matches!(refused.cause, Cause::InUse), "{refused}");
+        let text = refused.to_string();
+        assert!(
+            text.contains(path.to_str().unwrap()) && text.contains("another process"),
+            "{text}"
+        );
+    }
+    assert!(!is_free(&bench.path()));
+    write(&bench.ledger(), &intent(1)).await;
+    bench.close();
+    assert!(is_free(&bench.path()));
+    bench.open().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_made_is_nobody_elses() {
+    let folder = Folder::new();
+    let path = folder.join("deep/er/ledger.db");
+    let ledger: Arc<dyn Ledger> = Arc::new(open(&path).unwrap());
+    write(&ledger, &intent(1)).await;
+    all(&ledger).await;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut files = 0;
+    for entry in fs::read_dir(path.parent().unwrap()).unwrap() {
+        let file = entry.unwrap().path();
+        assert_eq!(mode(&file), 0o600, "{file:?}");
+        files += 1;
+    }
+    assert_eq!(files, 4, "the file, its WAL, its index, its lock");
+    for made in ["deep", "deep/er"] {
+        assert_eq!(mode(&folder.join(made)), 0o700, "{made}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_bound_to_its_backend() {
+    let mut bench = InFile::new(true);
+    bench.close();
+    let clock = Arc::new(bench.clock.clone());
+    let other = Sqlite::open(&bench.path(), "sandbox", suite::TERMS, clock).unwrap_err();
+    assert!(matches!(other.cause, Cause::OtherBackend(..)), "{other}");
+    assert!(other.to_string().contains(BACKEND) && other.to_string().contains("`sandbox`"));
+    bench.open().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_a_ledger_is_left_alone() {
+    let folder = Folder::new();
+    let foreign = folder.join("foreign.db");
+    rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE mine (x)").unwrap();
+    let text = folder.join("text.db");
+    fs::write(&text, "not a database, but longer than its header would be\n".repeat(100)).unwrap();
+    for path in [foreign, text] {
+        let before = fs::read(&path).unwrap();
+        let refused = open(&path).unwrap_err();
+        assert!(matches!(refused.cause, Cause::NotALedger(_)), "{refused}");
+        assert!(Archive::open(&path).is_err());
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+    let refused = open(&folder.join("")).unwrap_err();
+    assert!(matches!(refused.cause, Cause::Io(..) | Cause::Sqlite(_)), "{refused}");
+    fs::write(folder.join("empty.db"), "").unwrap();
+    let ledger = open(&folder.join("empty.db")).unwrap();
+    ledger.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_schema_that_is_not_ours_is_refused() {
+    let mut bench = InFile::new(true);
+    write(&bench.ledger(), &intent(1)).await;
+    bench.close();
+    for (version, newer) in [("2", true), ("99", true), ("0", false), ("one", false), ("", false)] {
+        let sql = "UPDATE meta SET value = ?1 WHERE name = 'schema'";
+        bench.raw().execute(sql, [version]).unwrap();
+        let refused = bench.open().unwrap_err();
+        match &refused.cause {
+            Cause::Newer(found, 1) => assert!(newer && found == version, "{refused}"),
+            Cause::NotALedger(_) => assert!(!newer, "{refused}"),
+            _ => panic!("{refused}"),
+        }
+    }
+    bench.raw().execute("UPDATE meta SET value = '1' WHERE name = 'schema'", []).unwrap();
+    bench.open().unwrap();
+    assert_eq!(all(&bench.ledger()).await, [id(1)]);
+}
+
+#[tokio::test]
+async fn what_waits_is_one_commit_and_readers_do_not_wait() {
+    let bench = InFile::new(true);
+    let ledger = bench.ledger();
+    write(&ledger, &intent(1)).await;
+    let before = bench.sqlite().written();
+    let intents: Vec<_> = (2..=65).map(intent).collect();
+    let mut waiting: Vec<_> = intents.iter().map(|intent| ledger.intend(intent)).collect();
+    // Nobody can write meanwhile.
+    let raw = bench.raw();
+    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for intended in &mut waiting {
+        assert!(poll_once(intended.as_mut()).await.is_none());
+    }
+    assert_eq!(comes(look(&ledger, &intent(1))).await.unsettled.unwrap().id, id(1));
+    assert_eq!(comes(all(&ledger)).await, [id(1)]);
+    for intended in &mut waiting {
+        assert!(poll_once(intended.as_mut()).await.is_none(), "it was not committed");
+    }
+    raw.execute_batch("ROLLBACK").unwrap();
+    for intended in waiting {
+        comes(intended).await.unwrap();
+    }
+    let after = bench.sqlite().written();
+    assert_eq!(after.0 - before.0, 64);
+    assert!(after.1 - before.1 <= 2, "{} commits", after.1 - before.1);
+    assert_eq!(all(&ledger).await.len(), 65);
+}
+
+#[tokio::test]
+async fn it_can_be_copied_while_it_is_used() {
+    let bench = InFile::new(true);
+    let ledger = bench.ledger();
+    for n in 1..=20 {
+        in_state(&ledger, &intent(n), State::Succeeded).await;
+    }
+    let copy = bench.folder.join("copy.db");
+    bench.raw().execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    write(&ledger, &intent(21)).await;
+    let everything = Filter { limit: 100, before: Some(id(21)), ..Filter::default() };
+    let copied = open(&copy).unwrap();
+    let records = copied.list(&everything).await.unwrap();
+    assert_eq!(records, ledger.list(&everything).await.unwrap());
+    assert_eq!(copied.verify().await.unwrap().findings, [""; 0]);
+}

@@ -1,0 +1,185 @@
+//! The hash chain: what it finds, and how it is kept short.
+
+use std::sync::Arc;
+
+use portcullis::ledger::{
+    Ledger, Move, State,
+    postgres::{Postgres, Verified},
+};
+
+use crate::{
+    server::Database,
+    suite::{DAY, HOUR, id, in_state, intent, step, to},
+    world::{open, set_clock, shared},
+};
+
+/// A ledger with some records, all of them sealed.
+async fn filled(database: &Database<'_>) -> (Arc<Postgres>, Arc<dyn Ledger>) {
+    let postgres = Arc::new(open(&database.url()).await.unwrap());
+    let ledger: Arc<dyn Ledger> = postgres.clone();
+    for (n, state) in (1..).zip(State::ALL) {
+        in_state(&ledger, &intent(n), state).await;
+    }
+    let verified = postgres.verify().await.unwrap();
+    assert_eq!(verified.findings, Vec::<String>::new());
+    assert_eq!((verified.records, verified.unsealed), (6, 0));
+    // Six intents, and the moves to where each is.
+    assert_eq!((verified.sealed, verified.head.0), (12, 12));
+    (postgres, ledger)
+}
+
+async fn found(postgres: &Postgres, finding: &str) -> Verified {
+    let verified = postgres.verify().await.unwrap();
+    assert!(verified.findings.iter().any(|found| found.contains(finding)), "{verified:?}");
+    verified
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_tampered_with_is_found() {
+    for (tampering, finding) in [
+        (
+            "UPDATE portcullis.records SET record = replace(record, 'sg-', 'sg+') WHERE id LIKE '%2'",
+            "0002: the record is not what was written last",
+        ),
+        (
+            "UPDATE portcullis.records SET state = 'SUCCEEDED' WHERE id LIKE '%3'",
+            "0003: the columns do not say what the record says",
+        ),
+        (
+            "UPDATE portcullis.records SET caller = 'mallory' WHERE id LIKE '%3'",
+            "0003: the columns do not say what the record says",
+        ),
+        ("DELETE FROM portcullis.records WHERE id LIKE '%4'", "0004: the record is gone"),
+        ("UPDATE portcullis.events SET state = 'SWEPT' WHERE place = 7", "event 7 was changed"),
+        ("UPDATE portcullis.events SET digest = '\\x00' WHERE place = 1", "event 1 was changed"),
+        ("UPDATE portcullis.events SET at = at + 1 WHERE place = 12", "event 12 was changed"),
+        ("DELETE FROM portcullis.events WHERE place = 5", "missing between 4 and 6"),
+        ("DELETE FROM portcullis.events WHERE place = 12", "the chain ends at 11"),
+        (
+            "UPDATE portcullis.events SET place = -1 WHERE place = 3;
+             UPDATE portcullis.events SET place = 3 WHERE place = 4;
+             UPDATE portcullis.events SET place = 4 WHERE place = -1",
+            "event 3 was changed",
+        ),
+        ("UPDATE portcullis.events SET place = NULL, hash = NULL WHERE place >= 11", ""),
+        ("DELETE FROM portcullis.chain", "ends are gone"),
+    ] {
+        let database = shared().database();
+        let (postgres, _) = filled(&database).await;
+        database.psql(tampering);
+        found(&postgres, finding).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_is_sealed_by_itself_and_by_replicas_together() {
+    let database = shared().database();
+    let replicas = [open(&database.url()).await.unwrap(), open(&database.url()).await.unwrap()];
+    let mut tasks = Vec::new();
+    for n in 0..600_u64 {
+        let ledger: Arc<dyn Ledger> = Arc::new(replicas[usize::try_from(n % 2).unwrap()].clone());
+        tasks.push(tokio::spawn(async move {
+            let record = crate::suite::write(&ledger, &intent(n)).await;
+            step(&ledger, &record, &to(State::Succeeded)).await;
+        }));
+    }
+    let verifying = replicas.each_ref().map(|replica| {
+        let replica = replica.clone();
+        tokio::spawn(async move { replica.verify().await.unwrap() })
+    });
+    for task in tasks {
+        task.await.unwrap();
+    }
+    for verified in verifying {
+        assert_eq!(verified.await.unwrap().findings, Vec::<String>::new());
+    }
+    crate::suite::comes(async {
+        while database.psql("SELECT count(*) FROM portcullis.events WHERE place IS NULL") != "0" {}
+    })
+    .await;
+    let verified = replicas[0].verify().await.unwrap();
+    assert_eq!(verified.findings, Vec::<String>::new());
+    assert_eq!((verified.records, verified.sealed), (600, 1200));
+    // And what is exported is all of it, in order.
+    let mut exported = Vec::new();
+    loop {
+        let after = exported.last().cloned();
+        let page = replicas[1].export(after.as_deref(), 250).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        exported.extend(page.into_iter().map(|record| record.id));
+    }
+    assert_eq!(exported, (0..600).map(id).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_chain_is_cut_behind_what_was_swept_and_still_proves_the_rest() {
+    let database = shared().database();
+    let (postgres, ledger) = filled(&database).await;
+    let before = postgres.verify().await.unwrap().head;
+    let mut ahead = 91 * DAY;
+    set_clock(&database, ahead);
+    in_state(&ledger, &intent(20), State::Succeeded).await;
+    // SUCCEEDED, REFUSED and RELEASED are settled and go; the others stay for ever.
+    assert_eq!(ledger.sweep(100).await.unwrap(), 3);
+    ledger.sweep(100).await.unwrap();
+    let verified = postgres.verify().await.unwrap();
+    assert_eq!(verified.findings, Vec::<String>::new(), "{verified:?}");
+    // The twelve are cut off. Three records that stay were said again, three swept, one was begun and settled.
+    assert_eq!((verified.records, verified.sealed), (4, 8));
+    assert_eq!(database.psql("SELECT anchor_place FROM portcullis.chain"), "12");
+    assert_eq!(database.psql("SELECT encode(anchor_hash, 'hex') FROM portcullis.chain"), before.1);
+    // What stays is still proven.
+    let record = database.psql("SELECT record FROM portcullis.records WHERE id LIKE '%5'");
+    database.psql("UPDATE portcullis.records SET record = record || ' ' WHERE id LIKE '%5'");
+    found(&postgres, "0005: the record is not what was written last").await;
+    database
+        .psql(&format!("UPDATE portcullis.records SET record = $r${record}$r$ WHERE id LIKE '%5'"));
+    database.psql("UPDATE portcullis.chain SET anchor_hash = '\\x00'");
+    found(&postgres, "event 13 was changed").await;
+    database.psql(&format!("UPDATE portcullis.chain SET anchor_hash = '\\x{}'", before.1));
+    // Years of sweeping: it does not grow.
+    for _ in 0..5 {
+        ahead += 100 * DAY;
+        set_clock(&database, ahead);
+        ledger.sweep(100).await.unwrap();
+        ledger.sweep(100).await.unwrap();
+        let verified = postgres.verify().await.unwrap();
+        assert_eq!(verified.findings, Vec::<String>::new(), "{verified:?}");
+        assert!(verified.sealed <= 8, "{verified:?}");
+    }
+    // And what was said again moves on.
+    let unresolved = crate::suite::stored(&ledger, &id(6)).await.unwrap();
+    let decided = Move { hold: HOUR, ..to(State::Succeeded) };
+    step(&ledger, &unresolved, &decided).await;
+    assert_eq!(postgres.verify().await.unwrap().findings, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_chain_is_cut_as_fast_as_records_are_swept() {
+    let database = shared().database();
+    let postgres = open(&database.url()).await.unwrap();
+    let ledger: Arc<dyn Ledger> = Arc::new(postgres.clone());
+    let mut tasks = Vec::new();
+    for n in 0..700 {
+        let ledger = ledger.clone();
+        tasks.push(tokio::spawn(async move {
+            in_state(&ledger, &intent(n), State::Succeeded).await;
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    set_clock(&database, 91 * DAY);
+    assert_eq!(ledger.sweep(1000).await.unwrap(), 700);
+    assert_eq!(
+        database.psql("SELECT count(*) FROM portcullis.events"),
+        "700",
+        "those that say SWEPT"
+    );
+    set_clock(&database, 182 * DAY);
+    assert_eq!(ledger.sweep(1000).await.unwrap(), 0);
+    assert_eq!(database.psql("SELECT count(*) FROM portcullis.events"), "0");
+    assert_eq!(postgres.verify().await.unwrap().findings, Vec::<String>::new());
+}
