@@ -16,16 +16,23 @@
     reason = "a panic is a failed test"
 )]
 
-use std::{env, io::Write, sync::Arc};
+use std::{
+    env,
+    io::Write,
+    sync::{Arc, Mutex},
+};
 
-use portcullis::ledger::{Ledger, Terms, memory::Memory};
+use portcullis::ledger::{Ledger, Terms, memory::Memory, sqlite::Sqlite};
 
 use bugs::{Bug, Engine};
+use folder::Folder;
 use program::Program;
 use world::{Tally, Time};
 
 #[path = "model/bugs.rs"]
 mod bugs;
+#[path = "ledger/folder.rs"]
+mod folder;
 #[path = "model/found.rs"]
 mod found;
 #[path = "model/life.rs"]
@@ -48,6 +55,9 @@ mod world;
 /// Programs where nothing asks for more.
 const PROGRAMS: u64 = 2000;
 
+/// The same on SQLite, where each takes longer.
+const PROGRAMS_ON_SQLITE: u64 = 200;
+
 /// Programs within which a planted bug must be found.
 const SEARCH: u64 = 1500;
 
@@ -59,14 +69,26 @@ fn memory(_: &str, time: Arc<Time>) -> Arc<dyn Ledger> {
     Arc::new(Memory::new(Terms::default(), time))
 }
 
+/// Makes a ledger in a file of its own; the one of the program before is gone then.
+fn sqlite() -> impl Fn(&str, Arc<Time>) -> Arc<dyn Ledger> + Send + Sync {
+    let last = Mutex::new(None);
+    move |_, time| {
+        let folder = Folder::new();
+        let file = folder.join("ledger.db");
+        let ledger = Sqlite::open_replayable(&file, "sandbox", Terms::default(), time).unwrap();
+        *last.lock().unwrap() = Some(folder);
+        Arc::new(ledger)
+    }
+}
+
 fn seed_of(seed: u64, number: u64) -> u64 {
     seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number.wrapping_mul(0xd1b5_4a32_d192_ed03)
 }
 
 /// Runs programs; fails with the smallest that breaks the promise which the first failure broke.
-fn programs(engine: &Engine) -> (u64, Tally) {
+fn programs(test: &str, engine: &Engine, usual: u64) -> (u64, Tally) {
     let (seed, first) = (setting("MODEL_SEED", 1), setting("MODEL_FIRST", 0));
-    let count = setting("MODEL_PROGRAMS", PROGRAMS);
+    let count = setting("MODEL_PROGRAMS", usual);
     let mut tally = Tally::default();
     for number in first..first + count {
         let program = Program::new(seed_of(seed, number));
@@ -82,7 +104,7 @@ fn programs(engine: &Engine) -> (u64, Tally) {
             let ran = run::run(&small, None, engine, true);
             panic!(
                 "{}\nagain: MODEL_SEED={seed} MODEL_FIRST={number} MODEL_PROGRAMS=1 \
-                 cargo test --no-default-features --test model random",
+                 cargo test --no-default-features --test model {test} -- --exact",
                 ran.violations.join("\n")
             );
         }
@@ -118,14 +140,23 @@ fn shrink(mut program: Program, broke: &str, engine: &Engine) -> Program {
 
 #[test]
 fn random_programs_keep_every_promise() {
-    let (count, tally) = programs(&memory);
+    report("", programs("random_programs_keep_every_promise", &memory, PROGRAMS));
+}
+
+#[test]
+fn random_programs_keep_every_promise_on_sqlite() {
+    let test = "random_programs_keep_every_promise_on_sqlite";
+    report(" sqlite", programs(test, &sqlite(), PROGRAMS_ON_SQLITE));
+}
+
+fn report(ledger: &str, (count, tally): (u64, Tally)) {
     let Tally { calls, crashes, ledger_faults, ec2_faults, settled_by_read, unresolved, .. } =
         tally;
     // Past the capture of tests: it is looked for in the output of CI.
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "model programs {count} calls {calls} crashes {crashes} ledger faults {ledger_faults} EC2 faults \
+        "model{ledger} programs {count} calls {calls} crashes {crashes} ledger faults {ledger_faults} EC2 faults \
          {ec2_faults} settled by read {settled_by_read} unresolved {unresolved} violations 0"
     )
     .unwrap();
@@ -187,5 +218,6 @@ finds! {
     finds_two_records_of_a_key: ForgottenKeys "two records of a key";
     finds_what_is_unresolved_without_a_cause: NoCause "UNRESOLVED without a cause";
     finds_what_was_read_back_and_is_not_so: BlindReads "was read back as done";
+    finds_an_internal_error: SternLedger "a fault of ours";
     finds_what_was_sent_and_denied: FalseComfort "is told that nothing was sent";
 }

@@ -56,6 +56,8 @@ pub enum Bug {
     ForgottenKeys,
     /// UNRESOLVED, and nobody knows why.
     NoCause,
+    /// The ledger forbids what is allowed.
+    SternLedger,
     /// The background sees no rules.
     BlindReads,
     /// A caller is told that nothing was sent.

@@ -81,6 +81,16 @@ fn two_attempts_at_once_of_a_released_operation_get_one_answer() {
     holds(terms(300, 300), &revoke(), vec![call(0, 0), call(3, 0), call(3, 0), call(3, 0)]);
 }
 
+/// The same, where there was nothing left to send.
+#[test]
+fn two_attempts_at_once_with_nothing_to_send_get_one_answer() {
+    let Ask::Revoke { group, egress, by_name, ports, ids, .. } = revoke() else { unreachable!() };
+    let ask = Ask::Revoke { group, egress, by_name, ports, ids, mode: OnUnknown::Fail };
+    let remove = (secs(1), What::Outside(Outside::Remove { group: 1, port: 22 }));
+    let steps = vec![call(0, 0), remove, call(3, 0), call(3, 0), call(3, 0)];
+    holds(terms(300, 300), &ask, steps);
+}
+
 /// Others removed the rule that the pre-image had, the request added it, and it was read back as not done.
 #[test]
 fn an_authorize_whose_rule_others_removed_meanwhile_is_seen() {

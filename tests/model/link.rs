@@ -133,7 +133,12 @@ impl Ledger for Link {
     }
 
     fn look<'a>(&'a self, question: &'a Look) -> Answer<'a, Looked> {
-        Box::pin(self.call("look", || self.ledger.look(question)))
+        Box::pin(async move {
+            if self.world.has(Bug::SternLedger) {
+                return Err(LedgerError::Forbidden("by a bug".to_owned()));
+            }
+            self.call("look", || self.ledger.look(question)).await
+        })
     }
 
     fn intend<'a>(&'a self, intent: &'a Intent) -> Answer<'a, Intended> {

@@ -152,19 +152,19 @@ impl Run {
         let recorded = self.books.scribe.record(meta.method, &journal.draft().id, result);
         let intent =
             Intent { plan, conclusion: Some((state, recorded.clone())), ..journal.draft().clone() };
-        match self.books.ledger.intend(&intent).await {
+        let quicker = match self.books.ledger.intend(&intent).await {
             Ok(Intended::Written(record)) => {
                 tell(&record);
-                Ok(answered(meta, recorded, false, None))
+                return Ok(answered(meta, recorded, false, None));
             }
-            Ok(Intended::KeyTaken(record) | Intended::GroupBusy(record)) => {
-                let message = "another operation was quicker; nothing was sent";
-                let wait = Duration::from_millis(100);
-                let error = Error::later(Reason::OperationInProgress, message, wait);
-                Err(Error { operation_id: Some(record.id.as_str().into()), ..error })
-            }
-            Err(error) => Err(super::unavailable(error)),
-        }
+            Ok(Intended::KeyTaken(record) | Intended::GroupBusy(record)) => record.id.clone(),
+            // Another attempt of this very operation.
+            Err(LedgerError::Fenced) => intent.id,
+            Err(error) => return Err(super::unavailable(error)),
+        };
+        let message = "another operation was quicker; nothing was sent";
+        let error = Error::later(Reason::OperationInProgress, message, Duration::from_millis(100));
+        Err(Error { operation_id: Some(quicker.as_str().into()), ..error })
     }
 
     /// Somebody took the record over while this call held it for dead: what the record says counts, and what EC2 told
