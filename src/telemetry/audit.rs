@@ -13,7 +13,7 @@ use std::{
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// The most lines of one kind in [`WINDOW`].
+/// The most lines of one kind in a second.
 pub const MOST: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(1);
 
