@@ -7,7 +7,10 @@ use portcullis::{
     },
     api::{
         methods,
-        proto::{sandbox::v1 as sandbox, v1},
+        proto::{
+            sandbox::v1 as sandbox,
+            v1::{self, operation_service_client::OperationServiceClient},
+        },
     },
 };
 use prost::Message as _;
@@ -184,8 +187,27 @@ async fn where_nothing_is_permitted_health_and_reflection_answer_and_nothing_els
             .await
             .map(drop),
     ];
+    // Operations are told apart by who may see them: what one may not see is not there.
+    let mut operations = OperationServiceClient::new(server.channel.clone());
+    let listed = operations.list_operations(v1::ListOperationsRequest::default()).await.unwrap();
+    assert_eq!(listed.into_inner().operations, []);
+    let id = "op-01a20000-0000-7000-8000-000000000000".to_owned();
+    let get = v1::GetOperationRequest { operation_id: id.clone(), ..Default::default() };
+    let settle = v1::SettleOperationRequest {
+        operation_id: id,
+        r#as: v1::SettleAs::Succeeded.into(),
+        reason: "seen".to_owned(),
+    };
+    let hidden = [
+        operations.get_operation(get).await.map(drop),
+        operations.settle_operation(settle).await.map(drop),
+    ];
+    for answer in hidden {
+        let not_found = (Code::NotFound, "OPERATION_NOT_FOUND".to_owned());
+        assert_eq!(support::refusal(answer), not_found);
+    }
     let decided = actions::TABLE.iter().filter(|row| matches!(row.2, Entry::Decided(_))).count();
-    assert_eq!(answers.len(), decided, "an RPC that this test does not call");
+    assert_eq!(answers.len() + 3, decided, "an RPC that this test does not call");
     for (at, answer) in answers.into_iter().enumerate() {
         let denied = (Code::PermissionDenied, "ACCESS_DENIED".to_owned());
         assert_eq!(support::refusal(answer), denied, "call {at}");
