@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use portcullis::api::proto::{
-    sandbox::v1::{Fault, FaultKind},
+    sandbox::v1::FaultKind,
     v1::{self, WarningKind},
 };
 use tonic::{Code, Status};
@@ -12,7 +12,6 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    keys::prost_types_duration,
     support::{self, *},
     world::*,
 };
@@ -217,14 +216,7 @@ async fn a_change_that_was_made_is_answered_although_the_ledger_lags() {
 async fn a_holder_that_was_fenced_out_answers_what_the_record_says() {
     let mut world = quick().await;
     // EC2 takes longer than the hold; meanwhile the background looks, sees the rule there and waits, or gone.
-    let kind = FaultKind::Delay.into();
-    let fault = Fault {
-        kind,
-        delay: prost_types_duration(1000),
-        action: REVOKE.into(),
-        ..Default::default()
-    };
-    world.server.inject(fault).await;
+    world.delay_a_revoke(1000).await;
     let answer = world.revoke("k", https(DEFAULT_VPC_GROUP)).await;
     let record = world.until("SUCCEEDED").await;
     assert_eq!(record.settled_by, Some(portcullis::ledger::SettledBy::ReadBack));
@@ -238,14 +230,7 @@ async fn a_holder_that_was_fenced_out_answers_what_the_record_says() {
 #[tokio::test]
 async fn what_was_sent_is_finished_and_recorded_after_the_deadline() {
     let mut world = slow().await;
-    let kind = FaultKind::Delay.into();
-    let fault = Fault {
-        kind,
-        delay: prost_types_duration(600),
-        action: REVOKE.into(),
-        ..Default::default()
-    };
-    world.server.inject(fault).await;
+    world.delay_a_revoke(600).await;
     let mut request = keyed("k", https(DEFAULT_VPC_GROUP));
     request.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
     let status = world.server.groups.clone().revoke_egress(request).await.unwrap_err();
@@ -261,14 +246,7 @@ async fn what_was_sent_is_finished_and_recorded_after_the_deadline() {
 #[tokio::test]
 async fn who_leaves_before_its_turn_is_never_sent() {
     let mut world = slow().await;
-    let kind = FaultKind::Delay.into();
-    let fault = Fault {
-        kind,
-        delay: prost_types_duration(500),
-        action: REVOKE.into(),
-        ..Default::default()
-    };
-    world.server.inject(fault).await;
+    world.delay_a_revoke(500).await;
     let mut groups = world.server.groups.clone();
     let first =
         tokio::spawn(

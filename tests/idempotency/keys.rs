@@ -100,12 +100,7 @@ async fn a_key_is_for_one_request() {
 #[tokio::test]
 async fn the_same_call_at_the_same_time_has_one_effect_and_one_answer() {
     let mut world = quick().await;
-    let delay = FaultKind::Delay.into();
-    let slow = prost_types_duration(50);
-    world
-        .server
-        .inject(Fault { kind: delay, delay: slow, action: REVOKE.into(), ..Default::default() })
-        .await;
+    world.delay_a_revoke(50).await;
     let mut calls = JoinSet::new();
     for _ in 0..20 {
         let mut groups = world.server.groups.clone();
@@ -128,14 +123,7 @@ async fn the_same_call_at_the_same_time_has_one_effect_and_one_answer() {
 #[tokio::test]
 async fn an_equal_call_without_a_key_joins_the_one_in_progress() {
     let mut world = quick().await;
-    let kind = FaultKind::Delay.into();
-    let fault = Fault {
-        kind,
-        delay: prost_types_duration(50),
-        action: REVOKE.into(),
-        ..Default::default()
-    };
-    world.server.inject(fault).await;
+    world.delay_a_revoke(50).await;
     let (mut one, mut two) = (world.server.groups.clone(), world.server.groups.clone());
     let (one, two) = tokio::join!(
         one.revoke_egress(https(NONDEFAULT_VPC_GROUP)),
@@ -152,14 +140,7 @@ async fn an_equal_call_without_a_key_joins_the_one_in_progress() {
 #[tokio::test]
 async fn an_answer_in_progress_at_the_deadline_is_aborted_with_retry_info() {
     let mut world = slow().await;
-    let kind = FaultKind::Delay.into();
-    let fault = Fault {
-        kind,
-        delay: prost_types_duration(2000),
-        action: REVOKE.into(),
-        ..Default::default()
-    };
-    world.server.inject(fault).await;
+    world.delay_a_revoke(2000).await;
     let mut groups = world.server.groups.clone();
     let first =
         tokio::spawn(
@@ -254,9 +235,4 @@ async fn a_record_has_what_an_auditor_asks_for() {
     assert!(record.group.ends_with(DEFAULT_VPC_GROUP), "{}", record.group);
     assert_eq!(record.request["GroupId"], DEFAULT_VPC_GROUP);
     assert_eq!(record.plan.group().group_id, DEFAULT_VPC_GROUP);
-}
-
-pub fn prost_types_duration(millis: i64) -> Option<pbjson_types::Duration> {
-    let nanos = i32::try_from(millis % 1000 * 1_000_000).unwrap();
-    Some(pbjson_types::Duration { seconds: millis / 1000, nanos })
 }

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use portcullis::{
     access::Access,
     api::{
-        proto::v1::{self, RevokeEgressRequest, RevokeEgressResponse},
+        proto::{
+            sandbox::v1::{Fault, FaultKind},
+            v1::{self, RevokeEgressRequest, RevokeEgressResponse},
+        },
         scribe::ProtoScribe,
     },
     clock::SystemClock,
@@ -112,6 +115,13 @@ pub fn is_replayed(metadata: &tonic::metadata::MetadataMap) -> bool {
 }
 
 impl World {
+    /// The next revoke takes so long at EC2.
+    pub async fn delay_a_revoke(&mut self, millis: u64) {
+        let delay = Some(Duration::from_millis(millis).into());
+        let (kind, action) = (FaultKind::Delay.into(), REVOKE.into());
+        self.server.inject(Fault { kind, delay, action, ..Default::default() }).await;
+    }
+
     /// Waits until an intent is written.
     pub async fn ledger_has_one(&self) {
         while self.records().await.is_empty() {
