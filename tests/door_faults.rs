@@ -27,7 +27,7 @@ use portcullis::api::proto::{
 use tonic::{Code, Request, Status, transport::Channel};
 
 use programs::{Program, portcullis};
-use support::{by_ids, by_permissions, details, ec2_code, tcp};
+use support::{Patient, by_ids, by_permissions, details, ec2_code, patient, tcp};
 
 #[path = "transcripts/programs.rs"]
 mod programs;
@@ -43,7 +43,7 @@ const RULES: &str = "DescribeSecurityGroupRules";
 
 /// The processes, and a client of each.
 struct World {
-    groups: SecurityGroupServiceClient<Channel>,
+    groups: SecurityGroupServiceClient<Patient>,
     sandbox: SandboxServiceClient<Channel>,
     ec2: Program,
     _service: Program,
@@ -80,7 +80,7 @@ impl World {
             Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy()
         };
         Self {
-            groups: SecurityGroupServiceClient::new(channel(&service.address)),
+            groups: patient(&service.address),
             sandbox: SandboxServiceClient::new(channel(&ec2.address)),
             ec2,
             _service: service,

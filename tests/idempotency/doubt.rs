@@ -87,7 +87,7 @@ async fn another_change_of_the_group_waits_until_it_is_settled() {
     let mut other =
         keyed("other", by_permissions(DEFAULT_VPC_GROUP, vec![tcp_group(22, OTHER_GROUP)]));
     other.set_timeout(std::time::Duration::from_secs(5));
-    let status = world.server.groups.clone().revoke_egress(other).await.unwrap_err();
+    let status = world.server.patient().revoke_egress(other).await.unwrap_err();
     let details = support::details(&status);
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(details.error_info().unwrap().reason, "GROUP_IN_DOUBT");
@@ -233,7 +233,7 @@ async fn what_was_sent_is_finished_and_recorded_after_the_deadline() {
     world.delay_a_revoke(600).await;
     let mut request = keyed("k", https(DEFAULT_VPC_GROUP));
     request.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
-    let status = world.server.groups.clone().revoke_egress(request).await.unwrap_err();
+    let status = world.server.patient().revoke_egress(request).await.unwrap_err();
     let id = support::details(&status).error_info().unwrap().metadata["operation_id"].clone();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     let record = world.until("SUCCEEDED").await;
@@ -256,7 +256,7 @@ async fn who_leaves_before_its_turn_is_never_sent() {
     let rest = by_permissions(DEFAULT_VPC_GROUP, vec![cidr("-1", None, None, "0.0.0.0/0")]);
     let mut second = keyed("two", rest);
     second.metadata_mut().insert("grpc-timeout", "100m".parse().unwrap());
-    let late = world.server.groups.clone().revoke_egress(second).await;
+    let late = world.server.patient().revoke_egress(second).await;
     assert_eq!(refusal(late), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into()));
     first.await.unwrap().unwrap();
     assert_eq!(world.states().await, ["SUCCEEDED"]);

@@ -149,7 +149,7 @@ async fn an_answer_in_progress_at_the_deadline_is_aborted_with_retry_info() {
     world.ledger_has_one().await;
     let mut second = keyed("k", https(DEFAULT_VPC_GROUP));
     second.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
-    let status = world.server.groups.clone().revoke_egress(second).await.unwrap_err();
+    let status = world.server.patient().revoke_egress(second).await.unwrap_err();
     let details = support::details(&status);
     assert_eq!(status.code(), Code::Aborted, "{status:?}");
     assert_eq!(details.error_info().unwrap().reason, "OPERATION_IN_PROGRESS");

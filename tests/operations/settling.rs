@@ -86,7 +86,7 @@ async fn an_operators_word_frees_the_group_and_is_the_answer() {
     let other = || by_permissions(DEFAULT_VPC_GROUP, vec![cidr("-1", None, None, "0.0.0.0/0")]);
     let mut request = world.signed("bob", other());
     request.set_timeout(Duration::from_secs(2));
-    let blocked = world.server.groups.clone().revoke_egress(request).await.unwrap_err();
+    let blocked = world.server.patient().revoke_egress(request).await.unwrap_err();
     assert_eq!(reason(&blocked), "GROUP_IN_DOUBT");
     let settled = settle(&world, &id, SettleAs::Succeeded).await;
     assert_eq!(settled.state(), OperationState::Succeeded);

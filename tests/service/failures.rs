@@ -91,7 +91,7 @@ async fn a_deadline_before_the_send_means_that_nothing_is_ever_sent() {
     let kind = FaultKind::Delay.into();
     server.inject(Fault { kind, action, delay, ..Default::default() }).await;
     let request = by_permissions(NONDEFAULT_VPC_GROUP, vec![tcp(443, "10.0.0.0/8")]);
-    let answer = server.groups.revoke_egress(with_timeout(request, "200m")).await;
+    let answer = server.patient().revoke_egress(with_timeout(request, "200m")).await;
     let status = answer.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     // A drain waits for what is left of it: then nothing more can happen.
@@ -109,7 +109,7 @@ async fn a_deadline_after_the_send_names_the_operation_and_the_change_is_made() 
     let kind = FaultKind::Delay.into();
     server.inject(Fault { kind, action: REVOKE.into(), delay, ..Default::default() }).await;
     let request = by_permissions(NONDEFAULT_VPC_GROUP, vec![tcp(443, "10.0.0.0/8")]);
-    let answer = server.groups.revoke_egress(with_timeout(request, "300m")).await;
+    let answer = server.patient().revoke_egress(with_timeout(request, "300m")).await;
     let status = answer.unwrap_err();
     let info = details(&status).error_info().unwrap().clone();
     assert!(info.metadata["operation_id"].starts_with("op-"), "{info:?}");

@@ -26,6 +26,10 @@ use portcullis::{
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
 };
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use prost::Message;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::{Code, Status, transport::Channel};
@@ -183,7 +187,25 @@ async fn start_parts(
     }
 }
 
+/// A transport that leaves deadlines to the server. tonic's [`Channel`] has a timer of its own for a call's
+/// `grpc-timeout`, which can go off on a busy machine before the server's answer has come.
+pub type Patient = Client<HttpConnector, tonic::body::Body>;
+
+/// A client that waits for what the server says of a deadline.
+#[allow(dead_code, reason = "the tests of deadlines use it")]
+pub fn patient(address: &str) -> SecurityGroupServiceClient<Patient> {
+    let transport = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let origin = format!("http://{address}").parse().unwrap();
+    SecurityGroupServiceClient::with_origin(transport, origin)
+}
+
 impl Server {
+    /// A client for calls with a deadline.
+    #[allow(dead_code, reason = "the tests of deadlines use it")]
+    pub fn patient(&self) -> SecurityGroupServiceClient<Patient> {
+        patient(&self.address.to_string())
+    }
+
     /// Begins the drain; the task ends when it is over.
     pub fn stop(&mut self) -> JoinHandle<Drained> {
         let _ = self.stop.take().unwrap().send(());
