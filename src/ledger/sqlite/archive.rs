@@ -105,7 +105,7 @@ fn verify_records(conn: &Connection, findings: &mut Findings) -> Result<u64, Fau
     let mut records = 0;
     let sql = "SELECT o.id, o.record, e.operation, e.version, e.digest,
             o.scope, o.caller, o.key, o.grp, o.account, o.region, o.state, o.version, o.created, o.held_until,
-            o.settled, o.live_key, o.fence
+            o.settled, o.freed, o.fence
         FROM operations AS o LEFT JOIN events AS e ON e.seq = o.event ORDER BY o.id";
     let mut statement = conn.prepare(sql)?;
     let mut rows = statement.query([])?;
@@ -129,7 +129,7 @@ fn verify_records(conn: &Connection, findings: &mut Findings) -> Result<u64, Fau
         }
         let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
         let key = record.key.as_ref().map(Key::as_str);
-        let live: Option<String> = row.get(16)?;
+        let freed = number(16)? != 0;
         let fits = row.get::<_, String>(5)? == record.scope
             && row.get::<_, String>(6)? == record.caller
             && row.get::<_, Option<String>>(7)?.as_deref() == key
@@ -143,8 +143,7 @@ fn verify_records(conn: &Connection, findings: &mut Findings) -> Result<u64, Fau
             && row.get::<_, Option<i64>>(15)?.map(i64::cast_unsigned)
                 == record.settled_at.map(to_millis)
             && number(17)? == record.fence
-            && (live.is_none() || live.as_deref() == key)
-            && (live.is_some() || key.is_none() || record.settled_at.is_some());
+            && (!freed || (key.is_some() && record.settled_at.is_some()));
         if !fits {
             findings.add(format!("what is searched of {id} is not what its record says"));
         }

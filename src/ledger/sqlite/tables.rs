@@ -81,7 +81,7 @@ pub(super) fn holder(
     key: &Key,
 ) -> Result<Option<Record>, Fault> {
     let sql = "SELECT id, record FROM operations
-        WHERE live_key = ?1 AND caller = ?2 AND scope = ?3";
+        WHERE key = ?1 AND caller = ?2 AND scope = ?3 AND freed = 0";
     find(conn, sql, params![key.as_str(), caller, scope])
 }
 
@@ -148,7 +148,7 @@ fn list_in_state(
         (" AND id < :before", ":before", given(&filter.before)),
     ];
     let wanted = wanted.into_iter().filter_map(|(text, name, value)| Some((text, name, value?)));
-    let mut sql = "SELECT id, record FROM operations WHERE true".to_owned();
+    let mut sql = format!("SELECT id, record FROM operations {}", index_for(filter, state));
     let mut parameters: Vec<(&str, &dyn ToSql)> = vec![(":limit", &limit)];
     for (text, name, value) in wanted {
         sql.push_str(text);
@@ -165,6 +165,20 @@ fn list_in_state(
 
 fn given<T: ToSql>(value: &Option<T>) -> Option<&dyn ToSql> {
     value.as_ref().map(|value| value as &dyn ToSql)
+}
+
+/// How records are found without a look at the others. Those that SUCCEEDED are most of them.
+fn index_for(filter: &Filter, state: Option<&str>) -> &'static str {
+    match state {
+        _ if filter.key.is_some() => "INDEXED BY one_per_key WHERE true",
+        Some("IN_PROGRESS" | "IN_DOUBT") => {
+            "INDEXED BY one_unsettled_per_group WHERE state IN ('IN_PROGRESS', 'IN_DOUBT')"
+        }
+        Some("REFUSED" | "RELEASED" | "UNRESOLVED") => {
+            "WHERE state IN ('REFUSED', 'RELEASED', 'UNRESOLVED')"
+        }
+        _ => "WHERE true",
+    }
 }
 
 /// A bound of a filter, which may lie between two milliseconds.
@@ -201,14 +215,14 @@ impl Tables<'_> {
     /// Writes a record, new or not, that has its key if it has one.
     pub(super) fn intend(&mut self, record: &Record, is_new: bool) -> Result<(), Fault> {
         if is_new {
-            let sql = "INSERT INTO operations (id, scope, caller, key, live_key, grp, account, region, state, fence,
+            let sql = "INSERT INTO operations (id, scope, caller, key, freed, grp, account, region, state, fence,
                     version, created, held_until, settled, event, record)
-                VALUES (:id, :scope, :caller, :key, :key, :group, :account, :region, :state, :fence,
+                VALUES (:id, :scope, :caller, :key, 0, :group, :account, :region, :state, :fence,
                     :version, :created, :held_until, :settled, :event, :record)";
             return self.write(record, sql);
         }
         // First, while it is settled: its old group may be another's by now.
-        let sql = "UPDATE operations SET live_key = key, grp = ?2 WHERE id = ?1";
+        let sql = "UPDATE operations SET freed = 0, grp = ?2 WHERE id = ?1";
         self.conn.prepare_cached(sql)?.execute(params![record.id, record.group])?;
         self.update(record)
     }
@@ -257,7 +271,7 @@ impl Tables<'_> {
 
     /// Takes a key, whose retention is over, from its record.
     pub(super) fn free_key(&self, id: &str) -> Result<(), Fault> {
-        let sql = "UPDATE operations SET live_key = NULL WHERE id = ?1";
+        let sql = "UPDATE operations SET freed = rowid WHERE id = ?1";
         self.conn.prepare_cached(sql)?.execute(params![id])?;
         Ok(())
     }
@@ -285,7 +299,9 @@ impl Tables<'_> {
     /// Forgets old records, then what their events are no longer needed for, and gives pages back.
     pub(super) fn sweep(&mut self, terms: Terms, limit: usize) -> Result<usize, Fault> {
         let old = self.now.checked_sub(terms.record_retention).unwrap_or(SystemTime::UNIX_EPOCH);
-        let sql = "SELECT id, version, record FROM operations WHERE settled <= ?1 ORDER BY settled LIMIT ?2";
+        // What is settled so long is created longer: that index is there for lists already.
+        let sql = "SELECT id, version, record FROM operations WHERE created <= ?1 AND settled <= ?1
+            ORDER BY created LIMIT ?2";
         let mut statement = self.conn.prepare_cached(sql)?;
         let rows = statement.query_map(params![time(old), count(limit)], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))

@@ -73,7 +73,7 @@ async fn what_other_hands_did_is_found() {
         ("UPDATE operations SET record = 'x' WHERE id LIKE '%02'", "02 cannot be read"),
         ("UPDATE operations SET state = 'RELEASED' WHERE id LIKE '%02'", "searched of"),
         ("UPDATE operations SET caller = 'eve' WHERE id LIKE '%02'", "searched of"),
-        ("UPDATE operations SET live_key = NULL WHERE id LIKE '%01'", "searched of"),
+        ("UPDATE operations SET freed = rowid WHERE id LIKE '%01'", "searched of"),
         ("UPDATE operations SET fence = 9 WHERE id LIKE '%01'", "searched of"),
         ("UPDATE operations SET held_until = 0 WHERE id LIKE '%01'", "searched of"),
         ("DELETE FROM operations WHERE id LIKE '%02'", "02 is missing"),
@@ -96,7 +96,7 @@ async fn what_other_hands_did_is_found() {
             "02 is not what was written",
         ),
         (
-            "INSERT INTO operations SELECT 'op-x', scope, caller, NULL, NULL, 'g', account, region, state, fence,
+            "INSERT INTO operations SELECT 'op-x', scope, caller, NULL, 0, 'g', account, region, state, fence,
              version, created, held_until, settled, 99999, record FROM operations WHERE id LIKE '%02'",
             "op-x is not what was written",
         ),
