@@ -56,6 +56,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const OK: u8 = 0;
 const FAILED: u8 = 1;
+/// A write beyond RLIMIT_FSIZE: the same number on Linux and macOS, which tokio has no name for.
+const SIGXFSZ: i32 = 25;
 /// EX_USAGE of sysexits.h: trying again without changing something is of no use.
 const USAGE: u8 = 64;
 
@@ -460,6 +462,8 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Self> {
+        // With a handler a limit on the size of files fails the write, which the ledger can tell, and does not end us.
+        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         let terminate = signal(SignalKind::terminate())?;
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }

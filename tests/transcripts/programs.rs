@@ -33,6 +33,14 @@ impl Program {
         self.process.kill().await.unwrap();
     }
 
+    /// How large a file it may write may become: bytes, or `unlimited`.
+    pub async fn limit_files(&self, bytes: &str) {
+        let id = self.process.id().unwrap().to_string();
+        let limit = format!("--fsize={bytes}:unlimited");
+        let status = Command::new("prlimit").args(["--pid", &id, &limit]).status().await.unwrap();
+        assert!(status.success(), "prlimit {limit}");
+    }
+
     /// Sends it a signal by its name, such as STOP.
     pub async fn signal(&self, name: &str) {
         let id = self.process.id().unwrap().to_string();
