@@ -25,8 +25,12 @@ use crate::{
         status::Logged,
     },
     operations::Progress,
+    principal::Peer,
     random::Random,
-    telemetry::audit::{Attempt, Audit, Kind},
+    telemetry::{
+        audit::{Attempt, Audit, Kind},
+        trace::{Arrival, CallSpan, Ended},
+    },
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -61,6 +65,8 @@ struct Line {
     progress: Arc<Progress>,
     caller: Arc<Caller>,
     audit: Arc<Audit>,
+    /// None: there are no traces, or it is not worth one.
+    span: Option<CallSpan>,
 }
 
 pin_project! {
@@ -118,6 +124,7 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
                 .into(),
         };
         let started = Instant::now();
+        let span = begin_span(&request);
         let progress = Arc::new(Progress::default());
         let caller = Arc::new(Caller::default());
         request.extensions_mut().insert(CallInfo {
@@ -141,9 +148,28 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             progress,
             caller,
             audit: self.audit.clone(),
+            span,
         };
+        let _entered = line.span.as_ref().map(CallSpan::enter);
         ObserveFuture { inner: self.inner.call(request), line: Some(line) }
     }
+}
+
+/// Probes come all day long and say nothing.
+fn begin_span(request: &HttpRequest) -> Option<CallSpan> {
+    let path = request.uri().path();
+    if path.starts_with("/grpc.health.v1.Health/") {
+        return None;
+    }
+    let host = || request.headers().get(http::header::HOST)?.to_str().ok();
+    CallSpan::begin(&Arrival {
+        method: methods::known(path),
+        path,
+        headers: request.headers(),
+        authority: request.uri().authority().map(http::uri::Authority::as_str).or_else(host),
+        version: request.version(),
+        peer: request.extensions().get::<Peer>().and_then(|peer| peer.address),
+    })
 }
 
 /// The caller's own id, if it is fit for a header and a log line.
@@ -164,6 +190,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let span = this.line.as_ref().and_then(|line| line.span.as_ref());
+        let _entered = span.map(CallSpan::enter);
         let mut response = match this.inner.poll(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -248,6 +276,7 @@ impl Drop for Line {
         let principal = principal.as_deref().unwrap_or_default();
         let method = self.caller.principal.get().map_or("", |principal| principal.method.as_str());
         let client = self.caller.address.get().map(tracing::field::display);
+        let _entered = self.span.as_ref().map(CallSpan::enter);
         // error! means that a person must act: only faults of ours.
         if self.code == Code::Internal {
             tracing::error!(
@@ -277,7 +306,32 @@ impl Drop for Line {
                 client: self.caller.address.get().copied(),
             });
         }
+        if let Some(span) = &self.span {
+            let dropped = self.code == Code::Cancelled && self.reason.is_empty();
+            span.end(&Ended {
+                code,
+                reason: if dropped { "DROPPED" } else { &self.reason },
+                request_id: &self.request_id,
+                operation_id: operation,
+                principal,
+                client: self.caller.address.get().copied(),
+                is_fault: is_fault(self.code),
+            });
+        }
     }
+}
+
+/// Whether the server failed, and not what it was asked for: as the conventions for spans of gRPC servers have it.
+fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 /// gRPC's own names of its codes.
