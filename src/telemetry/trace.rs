@@ -221,14 +221,13 @@ impl Extractor for Headers<'_> {
 
 impl ClientSpan {
     /// Begins it; none if what asks for it has no span that is recorded.
-    pub fn begin(name: &'static str, attributes: Vec<KeyValue>) -> Option<Self> {
+    pub fn begin(name: &'static str) -> Option<Self> {
         let tracer = TRACER.get()?;
         let parent = Context::current();
         if !parent.span().span_context().is_sampled() {
             return None;
         }
-        let builder =
-            SpanBuilder::from_name(name).with_kind(SpanKind::Client).with_attributes(attributes);
+        let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Client);
         let span = tracer.build_with_context(builder, &parent);
         Some(Self { context: parent.with_span(span), ended: false })
     }
