@@ -15,11 +15,11 @@ mod collector;
 mod ec2;
 #[path = "telemetry/faults.rs"]
 mod faults;
-#[path = "telemetry/spans.rs"]
-mod spans;
+#[path = "telemetry/program.rs"]
+mod program;
 #[cfg(feature = "ec2")]
 #[allow(dead_code, reason = "not all of it is needed here")]
 #[path = "transcripts/programs.rs"]
 mod programs;
-#[path = "telemetry/program.rs"]
-mod program;
+#[path = "telemetry/spans.rs"]
+mod spans;

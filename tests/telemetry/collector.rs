@@ -113,7 +113,11 @@ impl Collector {
         self.wait_for(what, |got| got.spans.iter().find(|span| is_it(span)).cloned()).await
     }
 
-    async fn receive(&self, metadata: &MetadataMap, put: impl FnOnce(&mut Got)) -> Result<(), Status> {
+    async fn receive(
+        &self,
+        metadata: &MetadataMap,
+        put: impl FnOnce(&mut Got),
+    ) -> Result<(), Status> {
         {
             let mut got = self.inner.got.lock().unwrap();
             got.requests += 1;

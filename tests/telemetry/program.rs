@@ -5,13 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use portcullis::api::proto::{
-    sandbox::v1::sandbox_service_client::SandboxServiceClient,
-    v1::{
-        IpPermission, IpRange, RevokeEgressRequest,
-        operation_service_client::OperationServiceClient,
-        security_group_service_client::SecurityGroupServiceClient,
-    },
+use portcullis::api::proto::v1::{
+    IpPermission, IpRange, RevokeEgressRequest, operation_service_client::OperationServiceClient,
+    security_group_service_client::SecurityGroupServiceClient,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -29,7 +25,6 @@ pub const GROUP: &str = "sg-000000000000000d1";
 pub const REVOKE: &str = "portcullis.v1.SecurityGroupService/RevokeEgress";
 
 pub struct Program {
-    pub address: String,
     pub channel: Channel,
     process: Child,
     stderr: Arc<Mutex<String>>,
@@ -67,7 +62,7 @@ impl Program {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
         let channel = channel.connect().await.unwrap();
-        Self { address, channel, process, stderr, read }
+        Self { channel, process, stderr, read }
     }
 
     pub fn groups(&self) -> SecurityGroupServiceClient<Channel> {
@@ -76,11 +71,6 @@ impl Program {
 
     pub fn operations(&self) -> OperationServiceClient<Channel> {
         OperationServiceClient::new(self.channel.clone())
-    }
-
-    #[allow(dead_code, reason = "the build without EC2 does not ask")]
-    pub fn sandbox(&self) -> SandboxServiceClient<Channel> {
-        SandboxServiceClient::new(self.channel.clone())
     }
 
     /// SIGTERM, its exit code, and all that it has said. It must end by itself.

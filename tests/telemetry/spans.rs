@@ -144,7 +144,8 @@ fn opentelemetry_trace(line: &opentelemetry_proto::tonic::logs::v1::LogRecord) -
 
 #[tokio::test]
 async fn the_callers_decision_goes_before_the_ratio() {
-    for (ratio, traced, untraced) in [("0", vec![(TRACE, true)], OTHER), ("1", vec![(THIRD, true)], OTHER)]
+    for (ratio, traced, untraced) in
+        [("0", vec![(TRACE, true)], OTHER), ("1", vec![(THIRD, true)], OTHER)]
     {
         let collector = Collector::start(Manner::Keeps).await;
         let url = collector.url();
