@@ -45,8 +45,8 @@ const BATCH: usize = 512;
 /// How long a span or a line waits at most until it goes out.
 const DELAY: Duration = Duration::from_secs(1);
 
-/// How long the end may take beyond its bound to notice that it has passed.
-const MARGIN: Duration = Duration::from_millis(250);
+/// How long a machine that is busy may take beyond the bound to notice that it has passed, and to say what is lost.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// The collector's end of everything, until it is dropped: then what is left goes out, within a bound.
 pub struct Guard {

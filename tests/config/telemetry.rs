@@ -61,7 +61,10 @@ fn opentelemetrys_own_variables_count_where_nothing_else_does() {
     let config = Config::parse(&sources(file, &env, &[])).unwrap();
     assert_eq!(config.telemetry.service_name, "of-variable");
     let found = config.telemetry.otlp.unwrap();
-    assert_eq!((found.endpoint.as_str(), found.timeout), ("https://mine", Duration::from_millis(9)));
+    assert_eq!(
+        (found.endpoint.as_str(), found.timeout),
+        ("https://mine", Duration::from_millis(9))
+    );
     assert_eq!(found.traces, Some(1.0));
 
     // Or not at all.
@@ -103,8 +106,15 @@ fn headers_are_secret_and_can_be_sent() {
     for shown in [config.show(), format!("{config:?}")] {
         assert!(!shown.contains("hush") && shown.contains("authorization"), "{shown}");
     }
-    for bad in ["hush", "a b=hush", "grpc-timeout=hush", "a-bin=hush", "a=hush%0d%0a", "=hush", "a=%ff-hush"]
-    {
+    for bad in [
+        "hush",
+        "a b=hush",
+        "grpc-timeout=hush",
+        "a-bin=hush",
+        "a=hush%0d%0a",
+        "=hush",
+        "a=%ff-hush",
+    ] {
         let file = format!("otlp_endpoint = \"http://mine\"\notlp_headers = [\"x=1\", {bad:?}]");
         let told = complaints(&sources(&file, &[], &[])).concat();
         assert!(told.contains(":2: otlp_headers: takes NAME=VALUE"), "{told}");
