@@ -14,6 +14,7 @@ use http::{HeaderValue, header::HeaderName};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
@@ -43,6 +44,7 @@ const MAX_REQUEST_ID: usize = 128;
 pub struct ObserveLayer {
     random: Arc<dyn Random>,
     audit: Arc<Audit>,
+    calls: TaskTracker,
 }
 
 /// See [`ObserveLayer`].
@@ -51,6 +53,7 @@ pub struct Observe<S> {
     inner: S,
     random: Arc<dyn Random>,
     audit: Arc<Audit>,
+    calls: TaskTracker,
 }
 
 /// What the log line says. Written on drop, so that no way of ending escapes it.
@@ -67,6 +70,7 @@ struct Line {
     audit: Arc<Audit>,
     /// None: there are no traces, or it is not worth one.
     span: Option<CallSpan>,
+    _open: TaskTrackerToken,
 }
 
 pin_project! {
@@ -92,7 +96,13 @@ pin_project! {
 impl ObserveLayer {
     /// Draws request ids from `random`; tells `audit` of refused attempts at changes.
     pub fn new(random: Arc<dyn Random>, audit: Arc<Audit>) -> Self {
-        Self { random, audit }
+        Self { random, audit, calls: TaskTracker::new() }
+    }
+
+    /// The calls that are not told of yet. A call is over for its caller, and its connection, a moment before it is told
+    /// of: whoever ends the process waits for this.
+    pub fn calls(&self) -> TaskTracker {
+        self.calls.clone()
     }
 }
 
@@ -100,7 +110,8 @@ impl<S> Layer<S> for ObserveLayer {
     type Service = Observe<S>;
 
     fn layer(&self, inner: S) -> Observe<S> {
-        Observe { inner, random: self.random.clone(), audit: self.audit.clone() }
+        let Self { random, audit, calls } = self.clone();
+        Observe { inner, random, audit, calls }
     }
 }
 
@@ -149,6 +160,7 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             caller,
             audit: self.audit.clone(),
             span,
+            _open: self.calls.token(),
         };
         let _entered = line.span.as_ref().map(CallSpan::enter);
         ObserveFuture { inner: self.inner.call(request), line: Some(line) }
@@ -354,5 +366,32 @@ fn code_name(code: Code) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::random::SeededRandom;
+
+    #[tokio::test]
+    async fn a_call_is_open_until_it_is_told_of() {
+        let layer = ObserveLayer::new(Arc::new(SeededRandom::new(1)), Arc::new(Audit::default()));
+        let answer = |_: HttpRequest| async {
+            let body = http_body_util::Full::new(Bytes::from_static(b"frame"));
+            Ok::<_, Infallible>(HttpResponse::new(Body::new(body)))
+        };
+        let mut observed = layer.layer(tower::service_fn(answer));
+        let calls = layer.calls();
+        let call = observed.call(HttpRequest::default());
+        assert_eq!(calls.len(), 1);
+        let answer = call.await.unwrap();
+        assert_eq!(calls.len(), 1);
+        drop(answer);
+        assert_eq!(calls.len(), 0);
+        drop(observed.call(HttpRequest::default()));
+        assert_eq!(calls.len(), 0);
     }
 }

@@ -160,7 +160,7 @@ impl Served {
             "http.request.resend_count",
             seen.attempts.checked_sub(1).filter(|again| *again > 0),
         ));
-        span.end(format!("EC2.{}", seen.action), attributes, error.map(class));
+        span.end(format!("EC2.{}", seen.action), attributes, error.and_then(class));
     }
 
     /// What follows from EC2's refusal besides the answer.
@@ -186,9 +186,11 @@ impl Served {
     }
 }
 
-/// What an error is called in a span: EC2's own code, if it gave one.
-fn class(error: &BackendError) -> &str {
-    match error {
+/// What an error is called in a span: EC2's own code, if it gave one. None: it is the answer to a dry run that would be
+/// good.
+fn class(error: &BackendError) -> Option<&str> {
+    Some(match error {
+        BackendError::Refused(refusal) if refusal.code == "DryRunOperation" => return None,
         BackendError::Refused(refusal) => &refusal.code,
         BackendError::Unavailable(failure) | BackendError::OutcomeUnknown(failure)
             if failure.code.is_some() =>
@@ -201,7 +203,7 @@ fn class(error: &BackendError) -> &str {
         BackendError::DeadlineTooNear => "deadline_too_near",
         BackendError::BudgetExhausted { .. } => "budget_exhausted",
         BackendError::TargetNotConfigured { .. } => "target_not_configured",
-    }
+    })
 }
 
 /// What the call's span tells.
