@@ -189,7 +189,7 @@ fn flag(key: &'static Key) -> Arg {
         .help(format!("{}{words} [default: {default}{unit}] [env: {}]", key.doc, key.env()));
     match key.takes {
         Takes::Files => arg.num_args(1..).action(ArgAction::Append).value_hint(ValueHint::FilePath),
-        Takes::List(_) => arg.num_args(1..).action(ArgAction::Append),
+        Takes::List(_) | Takes::Pairs { .. } => arg.num_args(1..).action(ArgAction::Append),
         Takes::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         _ => arg,
     }

@@ -29,6 +29,7 @@ mod reference;
 mod safety;
 mod tables;
 mod targets;
+mod telemetry;
 mod tls;
 
 pub use self::{
@@ -37,6 +38,7 @@ pub use self::{
     rate_limits::{CallClass, LimitedCaller, Rate, RateLimits, RateOverride},
     reader::nearest,
     reference::reference,
+    telemetry::{OtlpConfig, TelemetryConfig},
 };
 
 /// The whole configuration, checked.
@@ -70,6 +72,8 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// The log.
     pub log: LogConfig,
+    /// What a collector gets.
+    pub telemetry: TelemetryConfig,
     /// The settings in effect and where each comes from, for people.
     pub settings: Vec<Setting>,
 }
@@ -244,7 +248,7 @@ impl fmt::Display for Complaint {
 pub struct Sources {
     /// The file's name and text.
     pub file: Option<(PathBuf, String)>,
-    /// The variables whose names begin with [`keys::ENV_PREFIX`].
+    /// The variables whose names begin with [`keys::ENV_PREFIX`], and OpenTelemetry's own.
     pub env: Vec<(String, String)>,
     /// The flags given: a setting's name in the table, and its values.
     pub flags: Vec<(&'static str, Vec<String>)>,
@@ -260,7 +264,7 @@ impl Config {
         let mut complaints = Vec::new();
         for (name, value) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            if !name.starts_with(keys::ENV_PREFIX) {
+            if !name.starts_with(keys::ENV_PREFIX) && !keys::is_standard(&name) {
                 continue;
             }
             match value.into_string() {
@@ -326,6 +330,7 @@ impl Config {
             rate_limits: rate_limits::read(&mut reader),
             pacing_percent: pacing(&mut reader, &backend),
             log: LogConfig::read(&mut reader),
+            telemetry: telemetry::read(&mut reader),
             backend,
             settings: Vec::new(),
         };

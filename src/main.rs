@@ -108,7 +108,15 @@ async fn serve(settings: Settings) -> u8 {
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
-    let _flush = match telemetry::start(json, &config.log.directives) {
+    let log = telemetry::Settings {
+        json,
+        directives: &config.log.directives,
+        telemetry: &config.telemetry,
+        instance: uuid::Builder::from_random_bytes(SystemRandom.bits().to_be_bytes())
+            .into_uuid()
+            .to_string(),
+    };
+    let _flush = match telemetry::start(log) {
         Ok(guard) => guard,
         Err(error) => return complain(&format!("cannot start the log: {error}"), FAILED),
     };

@@ -7,13 +7,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
     net::TcpListener,
     sync::watch,
     task::JoinSet,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use tonic::{codec::CompressionEncoding, service::Routes};
@@ -63,6 +64,9 @@ mod standstill;
 
 /// The most bytes of a request to SandboxService: a state is far larger than any call.
 const MAX_SANDBOX_REQUEST_BYTES: usize = 256 << 20;
+
+/// How long the end waits for the lines and spans of calls that are over.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Everything that the server is made of.
 #[derive(Debug)]
@@ -122,6 +126,7 @@ pub async fn serve(
     let limiter = RateLimitLayer::open(&parts.rate_limits);
     let audit = Arc::new(Audit::default());
     let observe = ObserveLayer::new(parts.random.clone(), audit.clone());
+    let calls = observe.calls();
     let path = path(routes, &parts, &gate, observe, RateLimitLayer::new(limiter.clone()));
     // Ends with the server, when this is dropped.
     let mut background = JoinSet::new();
@@ -166,6 +171,9 @@ pub async fn serve(
     .await
     .is_ok();
     connections.close(until).await;
+    calls.close();
+    // Nobody waits for them any more, so there is little to wait for.
+    let _ = timeout(LAST_LINES, calls.wait()).await;
     Drained { complete }
 }
 

@@ -1,4 +1,5 @@
-//! The log: tracing events to stderr, as text for eyes or as one JSON object a line.
+//! The log: tracing events to stderr, as text for eyes or as one JSON object a line. What a collector gets is in [`otlp`],
+//! the spans of calls in [`trace`].
 //!
 //! A call must never wait for whoever reads stderr: a stuck log collector would be an outage. So a line is copied
 //! into a bounded buffer and one thread writes the buffer out, many lines per system call. When the buffer is full,
@@ -14,9 +15,32 @@ use std::{
     time::Duration,
 };
 
-use tracing_subscriber::{EnvFilter, Layer as _, fmt, fmt::MakeWriter, prelude::*};
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, fmt, fmt::MakeWriter, prelude::*,
+};
+
+use self::lines::Traced;
+use crate::config::TelemetryConfig;
 
 pub mod audit;
+mod lines;
+mod losses;
+pub mod otlp;
+pub mod trace;
+
+/// How the log, and what a collector gets, begin.
+#[derive(Clone, Debug)]
+pub struct Settings<'a> {
+    /// Whether the log on stderr is JSON.
+    pub json: bool,
+    /// The filter's directives.
+    pub directives: &'a str,
+    /// The collector.
+    pub telemetry: &'a TelemetryConfig,
+    /// What tells this process from others of its kind.
+    pub instance: String,
+}
 
 /// How many bytes of lines wait to be written at most: some 20,000 lines.
 const CAPACITY: usize = 4 << 20;
@@ -24,17 +48,34 @@ const CAPACITY: usize = 4 << 20;
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Starts the log, for the whole process.
-pub fn start(json: bool, directives: &str) -> Result<Guard, String> {
-    let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+/// Starts the log, and what a collector gets, for the whole process.
+pub fn start(settings: Settings<'_>) -> Result<Guard, String> {
+    let Settings { json, directives, telemetry, instance } = settings;
+    let filter = filter(directives)?;
+    let mut otlp = match &telemetry.otlp {
+        Some(config) => Some(otlp::Guard::open(config, telemetry, instance)?),
+        None => None,
+    };
+    let tracer = otlp.as_mut().map(otlp::Guard::tracer).transpose()?.flatten();
+    let logger = otlp.as_mut().map(otlp::Guard::logger).transpose()?.flatten();
     let (lines, guard) = Lines::start(io::stderr()).map_err(|error| error.to_string())?;
     let layer = if json {
-        fmt::layer().json().flatten_event(true).with_span_list(false).with_writer(lines).boxed()
+        let layer = fmt::layer().json().flatten_event(true).with_span_list(false);
+        layer.map_event_format(|format| Traced::new(format, true)).with_writer(lines).boxed()
     } else {
-        fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(lines).boxed()
+        let ansi = io::stderr().is_terminal();
+        let format = move |format: fmt::format::Format| Traced::new(format.with_ansi(ansi), false);
+        fmt::layer().with_ansi(ansi).map_event_format(format).with_writer(lines).boxed()
     };
-    let subscriber = tracing_subscriber::registry().with(layer).with(filter);
+    // The collector gets our own lines and nobody else's: those of its connection would make more of themselves.
+    let ours =
+        filter_fn(|line| line.target().starts_with("portcullis") || line.target() == "audit");
+    let bridge = logger.map(|to| OpenTelemetryTracingBridge::new(&to).with_filter(ours));
+    let subscriber = tracing_subscriber::registry().with(layer).with(bridge).with(filter);
     subscriber.try_init().map_err(|error| error.to_string())?;
+    if let Some(tracer) = tracer {
+        trace::start(tracer);
+    }
     // Else a panic would put bare lines between those of the log.
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(
@@ -44,12 +85,35 @@ pub fn start(json: bool, directives: &str) -> Result<Guard, String> {
             backtrace = %std::backtrace::Backtrace::capture(),
         );
     }));
-    Ok(guard)
+    Ok(Guard { otlp, _lines: guard })
+}
+
+/// What the directives let through. OpenTelemetry's own lines only when they ask for them: it has one for each batch that
+/// fails, and [`losses`] says the same once a minute.
+pub fn filter(directives: &str) -> Result<EnvFilter, String> {
+    let quiet = if directives.contains("opentelemetry") { "" } else { ",opentelemetry=off" };
+    EnvFilter::try_new(format!("{directives}{quiet}")).map_err(|error| error.to_string())
+}
+
+/// Ends the log and what the collector gets when dropped; what is left is written and sent before, within a bound. Lines
+/// after that are lost.
+#[derive(Debug)]
+pub struct Guard {
+    // First: it may have something to say in the log.
+    otlp: Option<otlp::Guard>,
+    _lines: Flush,
+}
+
+impl Guard {
+    /// The collector's end of everything, if there is a collector: for the metrics.
+    pub fn otlp(&mut self) -> Option<&mut otlp::Guard> {
+        self.otlp.as_mut()
+    }
 }
 
 /// Writes out what is left when dropped. Lines after that are lost.
 #[derive(Debug)]
-pub struct Guard(Arc<Shared>);
+struct Flush(Arc<Shared>);
 
 /// Takes lines without waiting.
 #[derive(Clone, Debug)]
@@ -79,14 +143,14 @@ struct Buffer {
 // === impl Lines ===
 
 impl Lines {
-    fn start(out: impl Write + Send + 'static) -> io::Result<(Self, Guard)> {
+    fn start(out: impl Write + Send + 'static) -> io::Result<(Self, Flush)> {
         Self::with_capacity(out, CAPACITY)
     }
 
     fn with_capacity(
         out: impl Write + Send + 'static,
         capacity: usize,
-    ) -> io::Result<(Self, Guard)> {
+    ) -> io::Result<(Self, Flush)> {
         let shared = Arc::new(Shared {
             buffer: Mutex::default(),
             capacity,
@@ -95,7 +159,7 @@ impl Lines {
         });
         let writer = Arc::clone(&shared);
         thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_out(out))?;
-        Ok((Self(Arc::clone(&shared)), Guard(shared)))
+        Ok((Self(Arc::clone(&shared)), Flush(shared)))
     }
 }
 
@@ -167,9 +231,9 @@ impl Shared {
     }
 }
 
-// === impl Guard ===
+// === impl Flush ===
 
-impl Drop for Guard {
+impl Drop for Flush {
     fn drop(&mut self) {
         let mut buffer = self.0.lock();
         buffer.closing = true;

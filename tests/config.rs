@@ -15,6 +15,8 @@ use portcullis::config::{
 mod authentication;
 #[path = "config/program.rs"]
 mod program;
+#[path = "config/telemetry.rs"]
+mod telemetry;
 
 const STATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 

@@ -49,7 +49,7 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
     ("src/rule", 1, &[]),
     ("src/clock", 1, &[]),
     ("src/random", 1, &[]),
-    ("src/telemetry", 1, &[]),
+    ("src/telemetry", 1, &["src/config", "src/tls"]),
     ("src/reload", 1, &[]),
     ("src/tls", 1, &["src/clock", "src/principal"]),
 ];
@@ -66,6 +66,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("cedar_", &["src/access"]),
     ("jsonwebtoken", &["src/credentials"]),
     ("rusqlite", &["src/ledger/sqlite"]),
+    ("opentelemetry", &["src/telemetry"]),
     ("deadpool_postgres", &["src/ledger/postgres"]),
     ("tokio_postgres", &["src/ledger/postgres"]),
     (
@@ -83,6 +84,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/cli/health",
             "src/cli/client.rs",
             "src/cli/client/failure",
+            "src/telemetry/otlp",
             STATE_FORMAT,
         ],
     ),

@@ -1,5 +1,7 @@
 //! The RPCs that the descriptors hold, against the table of how each is decided.
 
+use std::{collections::HashSet, sync::OnceLock};
+
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 
@@ -24,6 +26,17 @@ pub const MUTATIONS: &[&str] = &[
 /// Whether a call to this path may change something.
 pub fn is_change(path: &str) -> bool {
     MUTATIONS.contains(&path)
+}
+
+/// The RPC of a path, `portcullis.v1.SecurityGroupService/RevokeEgress`, if there is one. Whatever is counted or named
+/// by RPC is bounded by it.
+pub fn known(path: &str) -> Option<&'static str> {
+    static KNOWN: OnceLock<HashSet<String>> = OnceLock::new();
+    let known = KNOWN.get_or_init(|| {
+        let all = all().unwrap_or_default();
+        all.iter().map(|(service, method)| format!("{service}/{method}")).collect()
+    });
+    known.get(path.strip_prefix('/')?).map(String::as_str)
 }
 
 /// Every RPC that a server of this build can serve, as service and method.

@@ -21,6 +21,7 @@ use crate::{
     operations::{Call, CallMeta, Outcome, Progress},
     principal::{Peer, Principal},
     random::Random,
+    telemetry::trace,
 };
 
 /// The typed part of the path.
@@ -86,6 +87,8 @@ impl SecurityGroups {
             Err(wrong) if command.is_mutation() => return Err(refused(Error::invalid(wrong))),
             Err(_) => Given::default(),
         };
+        // With spans of our own, the one that the call is in: without a caller's trace it is a new one.
+        let trace_id = trace::current().map(|(trace_id, _)| trace_id).or(trace_id);
         let operation_id: Arc<str> = self.new_operation_id().into();
         let meta = CallMeta {
             request_id: info.request_id.clone(),

@@ -28,6 +28,7 @@ use crate::{
     pacing::{Action, Budget, Event, Lane, ec2_bucket},
     principal::Principal,
     rule::{AccountId, Direction, GroupRef, Region, Target},
+    telemetry::trace,
 };
 
 /// How long before its deadline a call is no more worth sending.
@@ -323,6 +324,7 @@ impl Line {
         let wait = match told {
             Ok(Ok(Ok(permit))) => {
                 waiting.id = None;
+                trace::event("ec2 slot");
                 return Ok(permit);
             }
             Ok(Ok(Err(wait))) => {

@@ -70,14 +70,25 @@ impl<'a> File<'a> {
         match (key.takes, value) {
             (Takes::Number(..), DeValue::Integer(number)) => Ok(vec![plain(&number.to_string())]),
             (Takes::Switch, DeValue::Boolean(on)) => Ok(vec![on.to_string()]),
-            (Takes::Files | Takes::List(_), DeValue::Array(items)) => {
+            (Takes::Ratio, DeValue::Integer(number)) => Ok(vec![plain(&number.to_string())]),
+            (Takes::Ratio, DeValue::Float(number)) => Ok(vec![number.to_string()]),
+            (Takes::Files | Takes::List(_) | Takes::Pairs { .. }, DeValue::Array(items)) => {
                 let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
                 let texts: Option<Vec<String>> = texts.collect();
                 texts.ok_or_else(|| "takes a list of strings".to_owned())
             }
-            (Takes::Number(..) | Takes::Switch | Takes::Files | Takes::List(_), _) => {
+            (
+                Takes::Number(..)
+                | Takes::Ratio
+                | Takes::Switch
+                | Takes::Files
+                | Takes::List(_)
+                | Takes::Pairs { .. },
+                _,
+            ) => {
                 let wanted = match key.takes {
                     Takes::Number(..) => "a whole number",
+                    Takes::Ratio => "a number",
                     Takes::Switch => "true or false",
                     _ => "a list of strings",
                 };

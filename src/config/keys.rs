@@ -7,11 +7,13 @@ mod backends;
 mod callers;
 mod ledger;
 mod tables;
+mod telemetry;
 
 use self::{
     backends::BACKEND,
     callers::{ACCESS, CALLERS, LIMITS, TLS},
     ledger::LEDGER,
+    telemetry::{STANDARD, TELEMETRY},
 };
 pub use tables::{
     JWT_ISSUER_MEMBERS, JWT_ISSUERS, RATE_LIMIT_MEMBERS, RATE_LIMITS, STATIC_TOKEN_MEMBERS,
@@ -71,6 +73,13 @@ pub enum Takes {
     Ledger,
     /// Directives of a log filter.
     Directives,
+    /// A number from 0 to 1.
+    Ratio,
+    /// A short name.
+    Name,
+    /// Any number of names with a value each; the values may be `secret`.
+    #[allow(missing_docs, reason = "the line above says it")]
+    Pairs { secret: bool },
 }
 
 impl Key {
@@ -82,6 +91,11 @@ impl Key {
     /// Its name among the flags, without the hyphens in front.
     pub fn flag(&self) -> String {
         self.name.replace(['.', '_'], "-")
+    }
+
+    /// The variable of OpenTelemetry's own that counts where no layer gives a value, if there is one.
+    pub fn standard(&self) -> Option<&'static str> {
+        STANDARD.iter().find(|(name, _)| *name == self.name).map(|(_, variable)| *variable)
     }
 }
 
@@ -102,6 +116,9 @@ impl Takes {
             Self::Switch => "BOOL",
             Self::Ledger => "LEDGER",
             Self::Directives => "DIRECTIVES",
+            Self::Ratio => "NUMBER",
+            Self::Name => "NAME",
+            Self::Pairs { .. } => "NAME=VALUE",
         }
     }
 
@@ -127,6 +144,12 @@ impl Takes {
             Self::Switch => "true or false".to_owned(),
             Self::Ledger => "memory, sqlite:PATH or postgres://USER@HOST/DATABASE".to_owned(),
             Self::Directives => "a level, or directives such as info,portcullis=debug".to_owned(),
+            Self::Ratio => "a number from 0 to 1".to_owned(),
+            Self::Name => "letters, digits, dots, underscores and hyphens".to_owned(),
+            Self::Pairs { .. } => "NAME=VALUE, with what is special in a value percent-encoded; a \
+                                   list in the file, commas between them in the environment, the \
+                                   flag once for each"
+                .to_owned(),
         }
     }
 }
@@ -134,6 +157,12 @@ impl Takes {
 /// The setting of that name.
 pub fn find(name: &str) -> Option<&'static Key> {
     groups().flat_map(|(_, keys)| keys).find(|key| key.name == name)
+}
+
+/// Whether it is one of OpenTelemetry's own variables that count.
+pub fn is_standard(variable: &str) -> bool {
+    let more = super::telemetry::MORE_VARIABLES;
+    STANDARD.iter().any(|(_, known)| *known == variable) || more.contains(&variable)
 }
 
 /// All settings under their headings, in the order in which they are shown.
@@ -155,6 +184,7 @@ const GROUPS: &[(&str, &[Key])] = &[
     ("Connections", CONNECTIONS),
     ("Limits", LIMITS),
     ("Logging", LOGGING),
+    ("Telemetry", TELEMETRY),
 ];
 
 const ADDRESSES: &[Key] = &[

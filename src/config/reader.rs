@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use percent_encoding::percent_decode_str;
 use tracing_subscriber::EnvFilter;
 
 use crate::rule::{AccountId, Region};
@@ -17,7 +18,11 @@ use super::{
     file::File,
     keys::{self, CONFIG_ENV, ENV_PREFIX, Key, TABLES, TARGETS, Takes},
     ledger::LedgerEngine,
+    telemetry,
 };
+
+/// The longest value of a pair, decoded, in bytes.
+const MAX_VALUE: usize = 4096;
 
 /// Variables that only tests know.
 const TEST_PREFIX: &str = "PORTCULLIS_TEST_";
@@ -80,6 +85,19 @@ impl<'a> Reader<'a> {
         let Some(key) = keys::find(name) else { return false };
         let given = self.given(key).ok().flatten();
         given.is_some_and(|given| given.values.iter().any(|value| value != key.default))
+    }
+
+    /// Whether a layer of ours has the setting: not only a variable that is meant for all programs.
+    pub fn is_given_here(&self, name: &str) -> bool {
+        let Some(key) = keys::find(name) else { return false };
+        self.flag(key).is_some()
+            || self.variable(key).is_some()
+            || self.file.place(key.name).is_some()
+    }
+
+    /// The variables.
+    pub fn env(&self) -> &'a [(String, String)] {
+        &self.sources.env
     }
 
     /// The setting as the user wrote it.
@@ -241,6 +259,55 @@ impl<'a> Reader<'a> {
         .unwrap_or_default()
     }
 
+    /// A number from 0 to 1.
+    pub fn ratio(&mut self, name: &str) -> f64 {
+        self.one(name, |key, text| {
+            let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+            number.ok_or_else(|| key.takes.describe())
+        })
+        .unwrap_or_default()
+    }
+
+    /// A short name.
+    pub fn name(&mut self, name: &str) -> String {
+        self.one(name, |key, text| {
+            let fit = (1..=255).contains(&text.len())
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+            if fit { Ok(text.to_owned()) } else { Err(key.takes.describe()) }
+        })
+        .unwrap_or_default()
+    }
+
+    /// Names and their values. `checked` gives a name as it is used, if it is one. What is wrong is not shown: it may
+    /// be secret.
+    pub fn pairs(
+        &mut self,
+        name: &str,
+        checked: impl Fn(&str) -> Option<String>,
+    ) -> Vec<(String, String)> {
+        let Some((key, Some(given))) = self.noted(name) else { return Vec::new() };
+        let mut pairs = Vec::new();
+        for (index, text) in given.values.iter().enumerate() {
+            let pair = text.split_once('=').and_then(|(name, value)| {
+                let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+                let shown = value.chars().all(|c| !c.is_control()) && value.len() <= MAX_VALUE;
+                shown.then_some((checked(name.trim())?, value.into_owned()))
+            });
+            match pair {
+                Some(pair) => pairs.push(pair),
+                None => {
+                    let wanted = key.takes.describe();
+                    let message =
+                        format!("takes {wanted}; that is not so for number {}", index + 1);
+                    self.complain_at(given.place.clone(), message);
+                }
+            }
+        }
+        pairs
+    }
+
     /// Milliseconds.
     pub fn millis(&mut self, name: &str) -> Duration {
         Duration::from_millis(self.number(name))
@@ -315,15 +382,16 @@ impl<'a> Reader<'a> {
             return Ok(Some(Given { place, values, from_file: false }));
         }
         if let Some((name, value)) = self.variable(key) {
-            let values = match key.takes {
-                Takes::Files | Takes::List(_) => {
-                    value.split(',').filter(|file| !file.is_empty()).map(str::to_owned).collect()
-                }
-                _ => vec![value.clone()],
-            };
+            let values = split(key.takes, value);
             return Ok(Some(Given { place: name.clone(), values, from_file: false }));
         }
-        let Some(place) = self.file.place(key.name) else { return Ok(None) };
+        let Some(place) = self.file.place(key.name) else {
+            return Ok(self.standard(key).map(|(variable, value)| Given {
+                place: variable.to_owned(),
+                values: split(key.takes, value),
+                from_file: false,
+            }));
+        };
         match self.file.texts(key) {
             Ok(values) => Ok(Some(Given { place, values, from_file: true })),
             Err(message) => Err(Complaint { place, message }),
@@ -333,11 +401,19 @@ impl<'a> Reader<'a> {
     fn place_of(&self, key: &Key) -> Option<String> {
         let flag = self.flag(key).map(|_| format!("--{}", key.flag()));
         let variable = || self.variable(key).map(|(name, _)| name.clone());
-        flag.or_else(variable).or_else(|| self.file.place(key.name))
+        let standard = || self.standard(key).map(|(variable, _)| variable.to_owned());
+        flag.or_else(variable).or_else(|| self.file.place(key.name)).or_else(standard)
     }
 
     fn flag(&self, key: &Key) -> Option<&'a (&'static str, Vec<String>)> {
         self.sources.flags.iter().find(|(name, _)| *name == key.name)
+    }
+
+    /// The weakest layer: a variable that is meant for all programs. An empty one counts as none.
+    fn standard(&self, key: &Key) -> Option<(&'static str, &'a str)> {
+        let wanted = key.standard().filter(|_| !telemetry::disabled(&self.sources.env))?;
+        let (_, value) = self.sources.env.iter().find(|(name, _)| name == wanted)?;
+        (!value.is_empty()).then_some((wanted, value.as_str()))
     }
 
     fn variable(&self, key: &Key) -> Option<&'a (String, String)> {
@@ -355,10 +431,21 @@ pub fn nearest<'n>(typed: &str, names: impl Iterator<Item = &'n str>) -> String 
     near.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default()
 }
 
+/// A variable's values.
+fn split(takes: Takes, value: &str) -> Vec<String> {
+    match takes {
+        Takes::Files | Takes::List(_) | Takes::Pairs { .. } => {
+            value.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        }
+        _ => vec![value.to_owned()],
+    }
+}
+
 /// A complaint about a variable that is none of ours.
 fn check_variable(name: &str, value: &str) -> Option<Complaint> {
     let known: Vec<String> = keys::groups().flat_map(|(_, keys)| keys).map(Key::env).collect();
     if name == CONFIG_ENV
+        || !name.starts_with(ENV_PREFIX)
         || name.starts_with(TEST_PREFIX)
         || known.iter().any(|known| known == name)
         || is_service_link(name, value)
@@ -404,7 +491,15 @@ fn literal(takes: Takes, values: &[String]) -> String {
         Takes::Files | Takes::List(_) => {
             format!("[{}]", values.iter().map(quoted).collect::<Vec<_>>().join(", "))
         }
-        Takes::Number(..) | Takes::Switch => values.concat(),
+        Takes::Pairs { secret: true } => {
+            let name = |pair: &String| pair.split_once('=').map_or("", |(name, _)| name).to_owned();
+            let redacted = |pair: &String| quoted(&format!("{}=[redacted]", name(pair)));
+            format!("[{}]", values.iter().map(redacted).collect::<Vec<_>>().join(", "))
+        }
+        Takes::Pairs { secret: false } => {
+            format!("[{}]", values.iter().map(quoted).collect::<Vec<_>>().join(", "))
+        }
+        Takes::Number(..) | Takes::Switch | Takes::Ratio => values.concat(),
         Takes::Ledger => {
             values.first().map(|text| quoted(&LedgerEngine::redacted(text))).unwrap_or_default()
         }

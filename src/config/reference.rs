@@ -108,6 +108,9 @@ pub fn reference() -> String {
                 key.env(),
                 usage(key),
             );
+            if let Some(variable) = key.standard() {
+                let _ = writeln!(text, "- else: `{variable}` in the environment");
+            }
             if let Some(backend) = key.only_with {
                 let _ = writeln!(text, "- only with: `backend = \"{backend}\"`");
             }

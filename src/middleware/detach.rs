@@ -10,11 +10,11 @@ use std::{
 
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
-use tracing::Instrument;
 
 use crate::{
     error::Error,
     operations::{Call, Outcome, Progress, Reply},
+    telemetry::trace,
 };
 
 /// Detaches mutations.
@@ -65,7 +65,7 @@ where
             return self.inner.call(call);
         }
         let caller = Caller(call.meta.progress.clone());
-        let task = self.tasks.spawn(self.inner.call(call).in_current_span());
+        let task = self.tasks.spawn(trace::carried(self.inner.call(call)));
         Box::pin(async move {
             let answer = task.await;
             drop(caller);

@@ -28,6 +28,7 @@ use crate::{
         Timing, canonical, journal::unavailable,
     },
     rule::{GroupRef, Target, Violation, permission::excerpt},
+    telemetry::trace,
 };
 
 mod conclude;
@@ -347,6 +348,7 @@ impl Run {
             }
         };
         self.turn = Some(turn.map_err(unavailable)?);
+        trace::event("turn");
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use http::{HeaderValue, header::HeaderName};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
@@ -25,8 +26,12 @@ use crate::{
         status::Logged,
     },
     operations::Progress,
+    principal::Peer,
     random::Random,
-    telemetry::audit::{Attempt, Audit, Kind},
+    telemetry::{
+        audit::{Attempt, Audit, Kind},
+        trace::{Arrival, CallSpan, Ended},
+    },
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -39,6 +44,7 @@ const MAX_REQUEST_ID: usize = 128;
 pub struct ObserveLayer {
     random: Arc<dyn Random>,
     audit: Arc<Audit>,
+    calls: TaskTracker,
 }
 
 /// See [`ObserveLayer`].
@@ -47,6 +53,7 @@ pub struct Observe<S> {
     inner: S,
     random: Arc<dyn Random>,
     audit: Arc<Audit>,
+    calls: TaskTracker,
 }
 
 /// What the log line says. Written on drop, so that no way of ending escapes it.
@@ -61,6 +68,9 @@ struct Line {
     progress: Arc<Progress>,
     caller: Arc<Caller>,
     audit: Arc<Audit>,
+    /// None: there are no traces, or it is not worth one.
+    span: Option<CallSpan>,
+    _open: TaskTrackerToken,
 }
 
 pin_project! {
@@ -86,7 +96,13 @@ pin_project! {
 impl ObserveLayer {
     /// Draws request ids from `random`; tells `audit` of refused attempts at changes.
     pub fn new(random: Arc<dyn Random>, audit: Arc<Audit>) -> Self {
-        Self { random, audit }
+        Self { random, audit, calls: TaskTracker::new() }
+    }
+
+    /// The calls that are not told of yet. A call is over for its caller, and its connection, a moment before it is told
+    /// of: whoever ends the process waits for this.
+    pub fn calls(&self) -> TaskTracker {
+        self.calls.clone()
     }
 }
 
@@ -94,7 +110,8 @@ impl<S> Layer<S> for ObserveLayer {
     type Service = Observe<S>;
 
     fn layer(&self, inner: S) -> Observe<S> {
-        Observe { inner, random: self.random.clone(), audit: self.audit.clone() }
+        let Self { random, audit, calls } = self.clone();
+        Observe { inner, random, audit, calls }
     }
 }
 
@@ -118,6 +135,7 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
                 .into(),
         };
         let started = Instant::now();
+        let span = begin_span(&request);
         let progress = Arc::new(Progress::default());
         let caller = Arc::new(Caller::default());
         request.extensions_mut().insert(CallInfo {
@@ -141,9 +159,29 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             progress,
             caller,
             audit: self.audit.clone(),
+            span,
+            _open: self.calls.token(),
         };
+        let _entered = line.span.as_ref().map(CallSpan::enter);
         ObserveFuture { inner: self.inner.call(request), line: Some(line) }
     }
+}
+
+/// Probes come all day long and say nothing.
+fn begin_span(request: &HttpRequest) -> Option<CallSpan> {
+    let path = request.uri().path();
+    if path.starts_with("/grpc.health.v1.Health/") {
+        return None;
+    }
+    let host = || request.headers().get(http::header::HOST)?.to_str().ok();
+    CallSpan::begin(&Arrival {
+        method: methods::known(path),
+        path,
+        headers: request.headers(),
+        authority: request.uri().authority().map(http::uri::Authority::as_str).or_else(host),
+        version: request.version(),
+        peer: request.extensions().get::<Peer>().and_then(|peer| peer.address),
+    })
 }
 
 /// The caller's own id, if it is fit for a header and a log line.
@@ -164,6 +202,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let span = this.line.as_ref().and_then(|line| line.span.as_ref());
+        let _entered = span.map(CallSpan::enter);
         let mut response = match this.inner.poll(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -248,6 +288,7 @@ impl Drop for Line {
         let principal = principal.as_deref().unwrap_or_default();
         let method = self.caller.principal.get().map_or("", |principal| principal.method.as_str());
         let client = self.caller.address.get().map(tracing::field::display);
+        let _entered = self.span.as_ref().map(CallSpan::enter);
         // error! means that a person must act: only faults of ours.
         if self.code == Code::Internal {
             tracing::error!(
@@ -277,7 +318,32 @@ impl Drop for Line {
                 client: self.caller.address.get().copied(),
             });
         }
+        if let Some(span) = &self.span {
+            let dropped = self.code == Code::Cancelled && self.reason.is_empty();
+            span.end(&Ended {
+                code,
+                reason: if dropped { "DROPPED" } else { &self.reason },
+                request_id: &self.request_id,
+                operation_id: operation,
+                principal,
+                client: self.caller.address.get().copied(),
+                is_fault: is_fault(self.code),
+            });
+        }
     }
+}
+
+/// Whether the server failed, and not what it was asked for: as the conventions for spans of gRPC servers have it.
+fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 /// gRPC's own names of its codes.
@@ -300,5 +366,32 @@ fn code_name(code: Code) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::random::SeededRandom;
+
+    #[tokio::test]
+    async fn a_call_is_open_until_it_is_told_of() {
+        let layer = ObserveLayer::new(Arc::new(SeededRandom::new(1)), Arc::new(Audit::default()));
+        let answer = |_: HttpRequest| async {
+            let body = http_body_util::Full::new(Bytes::from_static(b"frame"));
+            Ok::<_, Infallible>(HttpResponse::new(Body::new(body)))
+        };
+        let mut observed = layer.layer(tower::service_fn(answer));
+        let calls = layer.calls();
+        let call = observed.call(HttpRequest::default());
+        assert_eq!(calls.len(), 1);
+        let answer = call.await.unwrap();
+        assert_eq!(calls.len(), 1);
+        drop(answer);
+        assert_eq!(calls.len(), 0);
+        drop(observed.call(HttpRequest::default()));
+        assert_eq!(calls.len(), 0);
     }
 }

@@ -16,6 +16,7 @@ use crate::{
         stored::{StoredGroup, StoredRule, StoredTag},
     },
     rule::{Direction, Rule, Tag, Target},
+    telemetry::trace,
 };
 
 /// The pause between the two reads that prove that nothing was done: longer than any read is known to lag (R47).
@@ -131,6 +132,7 @@ impl Journal {
         let mut kept = self.kept();
         match written {
             Ok(Intended::Written(record)) => {
+                trace::event("intent recorded");
                 kept.record = Some(record);
                 kept.lease_ends = Some(started + self.timing.lease);
                 Ok(())

@@ -39,6 +39,12 @@ pub fn config(ca: &Path, own: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig
     Ok(Arc::new(config))
 }
 
+/// A file of CAs, which has at least one in it. The error names the file.
+pub fn read_ca(file: &Path) -> Result<Vec<u8>, String> {
+    certificates(file)?;
+    read(file)
+}
+
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
     let all = all.ok().filter(|all| !all.is_empty());

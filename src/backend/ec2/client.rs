@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -23,6 +23,7 @@ use aws_smithy_runtime_api::{
                 BeforeTransmitInterceptorContextRef,
             },
         },
+        orchestrator::Metadata,
         result::SdkError,
         runtime_components::RuntimeComponents,
     },
@@ -43,6 +44,7 @@ use super::{
 use crate::{
     backend::{BackendError, CallContext, Failure},
     rule::Target,
+    telemetry::trace::{self, ClientSpan},
 };
 
 /// With less time than this, nothing is sent: the answer would come too late to be told.
@@ -104,7 +106,9 @@ impl Served {
             .operation_timeout(remaining)
             .operation_attempt_timeout(self.attempt_timeout.min(remaining))
             .build();
-        let progress = Progress::default();
+        let span = ClientSpan::begin("EC2");
+        let progress =
+            Progress { seen: span.as_ref().map(|_| Arc::default()), ..Progress::default() };
         let mut config =
             config::Builder::default().timeout_config(timeouts).interceptor(progress.clone());
         if kind != Kind::Read {
@@ -123,10 +127,40 @@ impl Served {
         }
         let effect = kind == Kind::Mutation { dry_run: false };
         let answer = send(&self.client, config).await;
-        answer.map_err(|error| {
+        let answer = answer.map_err(|error| {
             let error = classify(&error, progress.stage(), effect);
             self.refused(call, session.as_ref(), error)
-        })
+        });
+        if let Some(span) = span {
+            self.told(span, &progress.seen(), answer.as_ref().err());
+        }
+        answer
+    }
+
+    /// Ends the call's span with what was seen on the way.
+    fn told(&self, span: ClientSpan, seen: &Seen, error: Option<&BackendError>) {
+        let mut attributes = vec![
+            trace::attribute("rpc.system.name", "aws-api"),
+            trace::attribute("rpc.service", "EC2"),
+            trace::attribute("rpc.method", seen.action.clone()),
+            trace::attribute("cloud.provider", "aws"),
+            trace::attribute("cloud.region", self.target.region.as_str().to_owned()),
+            trace::attribute("cloud.account.id", self.target.account.as_str().to_owned()),
+        ];
+        let given = |name, value: &Option<String>| {
+            value.as_ref().map(|value| trace::attribute(name, value.clone()))
+        };
+        attributes.extend(given("server.address", &seen.host));
+        attributes.extend(given("aws.request_id", &seen.request_id));
+        let number =
+            |name, value: Option<u16>| value.map(|value| trace::attribute(name, i64::from(value)));
+        attributes.extend(number("server.port", seen.port));
+        attributes.extend(number("http.response.status_code", seen.status));
+        attributes.extend(number(
+            "http.request.resend_count",
+            seen.attempts.checked_sub(1).filter(|again| *again > 0),
+        ));
+        span.end(format!("EC2.{}", seen.action), attributes, error.and_then(class));
     }
 
     /// What follows from EC2's refusal besides the answer.
@@ -152,17 +186,65 @@ impl Served {
     }
 }
 
+/// What an error is called in a span: EC2's own code, if it gave one. None: it is the answer to a dry run that would be
+/// good.
+fn class(error: &BackendError) -> Option<&str> {
+    Some(match error {
+        BackendError::Refused(refusal) if refusal.code == "DryRunOperation" => return None,
+        BackendError::Refused(refusal) => &refusal.code,
+        BackendError::Unavailable(failure) | BackendError::OutcomeUnknown(failure)
+            if failure.code.is_some() =>
+        {
+            failure.code.as_deref().unwrap_or_default()
+        }
+        BackendError::Unavailable(_) => "unavailable",
+        BackendError::OutcomeUnknown(_) => "outcome_unknown",
+        BackendError::CredentialsUnavailable(_) => "credentials_unavailable",
+        BackendError::DeadlineTooNear => "deadline_too_near",
+        BackendError::BudgetExhausted { .. } => "budget_exhausted",
+        BackendError::TargetNotConfigured { .. } => "target_not_configured",
+    })
+}
+
+/// What the call's span tells.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// EC2's action.
+    action: String,
+    host: Option<String>,
+    port: Option<u16>,
+    attempts: u16,
+    status: Option<u16>,
+    request_id: Option<String>,
+}
+
 /// Follows one call through the SDK, and checks that what came back is an XML document at all.
 #[derive(Clone, Debug, Default)]
-struct Progress(Arc<AtomicU8>);
+struct Progress {
+    stage: Arc<AtomicU8>,
+    /// For the span, if there is one.
+    seen: Option<Arc<Mutex<Seen>>>,
+}
 
 impl Progress {
     fn stage(&self) -> Stage {
-        match self.0.load(Ordering::Relaxed) {
+        match self.stage.load(Ordering::Relaxed) {
             0 => Stage::Building,
             1 => Stage::Identifying,
             2 => Stage::Signing,
             _ => Stage::Sending,
+        }
+    }
+
+    fn seen(&self) -> Seen {
+        let seen =
+            self.seen.as_ref().map(|seen| seen.lock().unwrap_or_else(PoisonError::into_inner));
+        seen.map(|seen| seen.clone()).unwrap_or_default()
+    }
+
+    fn see(&self, what: impl FnOnce(&mut Seen)) {
+        if let Some(seen) = &self.seen {
+            what(&mut seen.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
@@ -173,7 +255,7 @@ impl Progress {
             Stage::Signing => 2,
             Stage::Sending => 3,
         };
-        self.0.store(number, Ordering::Relaxed);
+        self.stage.store(number, Ordering::Relaxed);
     }
 }
 
@@ -186,8 +268,14 @@ impl Intercept for Progress {
         &self,
         _context: &BeforeTransmitInterceptorContextRef<'_>,
         _components: &RuntimeComponents,
-        _bag: &mut ConfigBag,
+        bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        self.see(|seen| {
+            seen.attempts = seen.attempts.saturating_add(1);
+            if let Some(metadata) = bag.load::<Metadata>() {
+                metadata.name().clone_into(&mut seen.action);
+            }
+        });
         self.reach(Stage::Identifying);
         Ok(())
     }
@@ -204,10 +292,17 @@ impl Intercept for Progress {
 
     fn read_before_transmit(
         &self,
-        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
         _components: &RuntimeComponents,
         _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        if let Ok(uri) = context.request().uri().parse::<http::Uri>() {
+            self.see(|seen| {
+                seen.host = uri.host().map(str::to_owned);
+                let of_scheme = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+                seen.port = Some(uri.port_u16().unwrap_or(of_scheme));
+            });
+        }
         self.reach(Stage::Sending);
         Ok(())
     }
@@ -221,6 +316,12 @@ impl Intercept for Progress {
         _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
+        self.see(|seen| {
+            let names = ["x-amzn-requestid", "x-amzn-request-id", "x-amz-request-id"];
+            let id = names.iter().find_map(|name| response.headers().get(*name));
+            seen.status = Some(response.status().as_u16());
+            seen.request_id = id.map(str::to_owned);
+        });
         // An answer that broke off is an error already, and one that the SDK tries a read again for.
         if !response.status().is_success() || context.output_or_error().is_err() {
             return Ok(());

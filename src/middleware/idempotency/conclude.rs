@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Reason},
     ledger::{Intended, Intent, Ledger, LedgerError, Move, Record, Recorded, SettledBy, State},
     operations::{Answered, CallMeta, Journal, Outcome, audit, journal::Kept},
+    telemetry::trace,
 };
 
 /// The first pause before a write is tried again; it doubles, up to the second.
@@ -103,7 +104,10 @@ impl Run {
         };
         let mut lags = false;
         match self.books.ledger.advance(&record.id, record.fence, &step).await {
-            Ok(record) => tell(&record),
+            Ok(record) => {
+                trace::event("outcome recorded");
+                tell(&record);
+            }
             Err(LedgerError::Fenced) => return self.fenced(meta, record, &step).await,
             Err(error) => {
                 // What was done is not turned into an error by bookkeeping.
