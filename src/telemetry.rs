@@ -9,14 +9,24 @@
 use std::{
     io::{self, IsTerminal as _, Write},
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
 
-use tracing_subscriber::{EnvFilter, Layer as _, fmt, fmt::MakeWriter, prelude::*};
+use tracing_subscriber::{Layer as _, fmt, fmt::MakeWriter, prelude::*};
+
+use self::{
+    level::Level,
+    metrics::{Metrics, Reading, table},
+};
 
 pub mod audit;
+pub mod level;
+pub mod metrics;
 
 /// How many bytes of lines wait to be written at most: some 20,000 lines.
 const CAPACITY: usize = 4 << 20;
@@ -25,8 +35,8 @@ const CAPACITY: usize = 4 << 20;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Starts the log, for the whole process.
-pub fn start(json: bool, directives: &str) -> Result<Guard, String> {
-    let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+pub fn start(json: bool, directives: &str) -> Result<(Guard, Level), String> {
+    let (filter, level) = Level::open(directives)?;
     let (lines, guard) = Lines::start(io::stderr()).map_err(|error| error.to_string())?;
     let layer = if json {
         fmt::layer().json().flatten_event(true).with_span_list(false).with_writer(lines).boxed()
@@ -44,7 +54,7 @@ pub fn start(json: bool, directives: &str) -> Result<Guard, String> {
             backtrace = %std::backtrace::Backtrace::capture(),
         );
     }));
-    Ok(guard)
+    Ok((guard, level))
 }
 
 /// Writes out what is left when dropped. Lines after that are lost.
@@ -61,6 +71,8 @@ struct Line<'a>(&'a Shared);
 #[derive(Debug)]
 struct Shared {
     buffer: Mutex<Buffer>,
+    /// Lines lost since the start.
+    lost: AtomicU64,
     capacity: usize,
     /// There are lines, or it ends.
     wake: Condvar,
@@ -89,6 +101,7 @@ impl Lines {
     ) -> io::Result<(Self, Guard)> {
         let shared = Arc::new(Shared {
             buffer: Mutex::default(),
+            lost: AtomicU64::new(0),
             capacity,
             wake: Condvar::new(),
             ended: Condvar::new(),
@@ -126,6 +139,7 @@ impl Shared {
         let mut buffer = self.lock();
         if buffer.ended || buffer.lines.len() + line.len() > self.capacity {
             buffer.lost += 1;
+            self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let was_empty = buffer.lines.is_empty();
@@ -168,6 +182,15 @@ impl Shared {
 }
 
 // === impl Guard ===
+
+impl Guard {
+    /// Counts the lines that are lost.
+    pub fn count_with(&self, metrics: &Metrics) {
+        let shared = Arc::clone(&self.0);
+        let lost = move || vec![Reading::count(shared.lost.load(Ordering::Relaxed))];
+        metrics.watch(&table::LOG_LINES_LOST, lost);
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {

@@ -1,5 +1,7 @@
 //! The RPCs that the descriptors hold, against the table of how each is decided.
 
+use std::{collections::HashMap, sync::Arc};
+
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 
@@ -24,6 +26,16 @@ pub const MUTATIONS: &[&str] = &[
 /// Whether a call to this path may change something.
 pub fn is_change(path: &str) -> bool {
     MUTATIONS.contains(&path)
+}
+
+/// The name of each RPC that there is, by its path.
+pub fn names() -> HashMap<String, Arc<str>> {
+    let rows = actions::TABLE.iter();
+    rows.map(|(service, method, _)| {
+        let name = format!("{service}/{method}");
+        (format!("/{name}"), name.into())
+    })
+    .collect()
 }
 
 /// Every RPC that a server of this build can serve, as service and method.

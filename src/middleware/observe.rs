@@ -4,6 +4,7 @@
 
 use std::{
     borrow::Cow,
+    collections::HashMap,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -26,10 +27,16 @@ use crate::{
     },
     operations::Progress,
     random::Random,
-    telemetry::audit::{Attempt, Audit, Kind},
+    telemetry::{
+        audit::{Attempt, Audit, Kind},
+        metrics::{self, Metrics},
+    },
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The reason of a call that nobody waited for to its end, in metrics.
+const DROPPED: &str = "DROPPED";
 
 /// The longest request id that is taken over from a caller.
 const MAX_REQUEST_ID: usize = 128;
@@ -39,6 +46,15 @@ const MAX_REQUEST_ID: usize = 128;
 pub struct ObserveLayer {
     random: Arc<dyn Random>,
     audit: Arc<Audit>,
+    counted: Arc<Counted>,
+}
+
+/// The metrics, with what RPCs are called in them.
+#[derive(Debug)]
+struct Counted {
+    metrics: Metrics,
+    methods: HashMap<String, Arc<str>>,
+    other: Arc<str>,
 }
 
 /// See [`ObserveLayer`].
@@ -47,6 +63,7 @@ pub struct Observe<S> {
     inner: S,
     random: Arc<dyn Random>,
     audit: Arc<Audit>,
+    counted: Arc<Counted>,
 }
 
 /// What the log line says. Written on drop, so that no way of ending escapes it.
@@ -61,6 +78,10 @@ struct Line {
     progress: Arc<Progress>,
     caller: Arc<Caller>,
     audit: Arc<Audit>,
+    counted: Arc<Counted>,
+    /// Whether an end was seen: else the call was dropped.
+    ended: bool,
+    _in_flight: metrics::Held,
 }
 
 pin_project! {
@@ -84,9 +105,10 @@ pin_project! {
 // === impl ObserveLayer ===
 
 impl ObserveLayer {
-    /// Draws request ids from `random`; tells `audit` of refused attempts at changes.
-    pub fn new(random: Arc<dyn Random>, audit: Arc<Audit>) -> Self {
-        Self { random, audit }
+    /// Draws request ids from `random`; tells `audit` of refused attempts at changes; counts in `metrics`.
+    pub fn new(random: Arc<dyn Random>, audit: Arc<Audit>, metrics: Metrics) -> Self {
+        let (methods, other) = (methods::names(), metrics::OTHER.into());
+        Self { random, audit, counted: Arc::new(Counted { metrics, methods, other }) }
     }
 }
 
@@ -94,7 +116,8 @@ impl<S> Layer<S> for ObserveLayer {
     type Service = Observe<S>;
 
     fn layer(&self, inner: S) -> Observe<S> {
-        Observe { inner, random: self.random.clone(), audit: self.audit.clone() }
+        let Self { random, audit, counted } = self.clone();
+        Observe { inner, random, audit, counted }
     }
 }
 
@@ -141,6 +164,9 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             progress,
             caller,
             audit: self.audit.clone(),
+            counted: self.counted.clone(),
+            ended: false,
+            _in_flight: self.counted.metrics.call(),
         };
         ObserveFuture { inner: self.inner.call(request), line: Some(line) }
     }
@@ -176,6 +202,7 @@ where
         if let Some(status) = response.extensions().get::<Status>() {
             line.ended_with(status);
         } else if !response.status().is_success() {
+            line.ended = true;
             line.code = Code::Unknown;
             line.reason = response.status().canonical_reason().unwrap_or("http error").into();
         }
@@ -198,6 +225,7 @@ impl HttpBody for ObservedBody {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(trailers), Some(line)) = (frame.trailers_ref(), this.line.as_mut()) {
+                    line.ended = true;
                     let code = trailers.get(Status::GRPC_STATUS);
                     line.code =
                         code.map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
@@ -227,6 +255,7 @@ impl HttpBody for ObservedBody {
 
 impl Line {
     fn ended_with(&mut self, status: &Status) {
+        self.ended = true;
         self.code = status.code();
         if let Some(logged) =
             std::error::Error::source(status).and_then(|source| source.downcast_ref::<Logged>())
@@ -239,7 +268,8 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let took = self.started.elapsed();
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let operation = self.progress.sent_operation();
         let operation = operation.as_deref().unwrap_or_default();
         let code = code_name(self.code);
@@ -262,6 +292,10 @@ impl Drop for Line {
                 "call"
             );
         }
+        let Counted { metrics, methods, other } = &*self.counted;
+        let rpc = methods.get(self.path.path()).unwrap_or(other);
+        let reason = if self.ended { self.reason.clone() } else { Cow::Borrowed(DROPPED) };
+        metrics.called(rpc, code, reason, took);
         // What was sent has a record, and its own line.
         if let Some(kind) = Kind::of(&self.reason)
             && operation.is_empty()

@@ -2,6 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use portcullis::{
     access::Access,
     api::proto::{
@@ -25,10 +29,7 @@ use portcullis::{
     middleware::idempotency::Books,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
-};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
+    telemetry::metrics::Metrics,
 };
 use prost::Message;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -167,6 +168,7 @@ async fn start_parts(
         access,
         clock,
         random,
+        metrics: Metrics::default(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

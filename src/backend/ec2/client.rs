@@ -1,9 +1,10 @@
 //! One target's SDK client, and the one way through it.
 
 use std::{
+    borrow::Cow,
     future::Future,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -19,10 +20,12 @@ use aws_smithy_runtime_api::{
         interceptors::{
             Intercept,
             context::{
-                AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+                AfterDeserializationInterceptorContextRef,
+                BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
                 BeforeTransmitInterceptorContextRef,
             },
         },
+        orchestrator::Metadata,
         result::SdkError,
         runtime_components::RuntimeComponents,
     },
@@ -37,12 +40,13 @@ use xmlparser::{ElementEnd, Token, Tokenizer};
 
 use super::{
     denied::{self, Decoder},
-    errors::{Stage, classify, is_credentials_refusal},
+    errors::{Stage, classify, is_credentials_refusal, is_throttling},
     session::{Session, Sessions},
 };
 use crate::{
-    backend::{BackendError, CallContext, Failure},
+    backend::{BackendError, CallContext, Failure, Refusal},
     rule::Target,
+    telemetry::metrics::Metrics,
 };
 
 /// With less time than this, nothing is sent: the answer would come too late to be told.
@@ -66,6 +70,7 @@ pub(super) struct Served {
     pub(super) sessions: Option<Arc<Sessions>>,
     /// Decodes what EC2 does not permit, if that is wanted.
     pub(super) decoder: Option<Arc<Decoder>>,
+    pub(super) metrics: Metrics,
 }
 
 impl Served {
@@ -122,11 +127,24 @@ impl Served {
             )));
         }
         let effect = kind == Kind::Mutation { dry_run: false };
-        let answer = send(&self.client, config).await;
-        answer.map_err(|error| {
+        let began = Instant::now();
+        let answer = send(&self.client, config).await.map_err(|error| {
             let error = classify(&error, progress.stage(), effect);
             self.refused(call, session.as_ref(), error)
-        })
+        });
+        self.count(&progress, began.elapsed(), answer.as_ref().err());
+        answer
+    }
+
+    fn count(&self, progress: &Progress, took: Duration, error: Option<&BackendError>) {
+        // Set before anything can fail.
+        let action = progress.action.get().cloned().unwrap_or_default();
+        let target = (self.target.account.as_str(), self.target.region.as_str());
+        let is_throttled = |error: &&BackendError| matches!(error, BackendError::Refused(refusal) if is_throttling(&refusal.code));
+        if error.filter(is_throttled).is_some() {
+            self.metrics.throttled(action.clone(), target);
+        }
+        self.metrics.called_ec2(action, target, error.and_then(error_type), took);
     }
 
     /// What follows from EC2's refusal besides the answer.
@@ -152,13 +170,38 @@ impl Served {
     }
 }
 
+/// What metrics call an error. None: it is the answer to a dry run that would be good.
+fn error_type(error: &BackendError) -> Option<Cow<'static, str>> {
+    Some(match error {
+        BackendError::Refused(Refusal { code, .. }) if code == "DryRunOperation" => return None,
+        // EC2's codes are a few hundred. What does not look like one is none.
+        BackendError::Refused(Refusal { code, .. }) if is_code(code) => code.clone().into(),
+        BackendError::Refused(_) => "_OTHER".into(),
+        BackendError::CredentialsUnavailable(_) => "credentials_unavailable".into(),
+        BackendError::OutcomeUnknown(_) => "outcome_unknown".into(),
+        BackendError::Unavailable(_)
+        | BackendError::DeadlineTooNear
+        | BackendError::BudgetExhausted { .. }
+        | BackendError::TargetNotConfigured { .. } => "unavailable".into(),
+    })
+}
+
+fn is_code(text: &str) -> bool {
+    (1..=80).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
+}
+
 /// Follows one call through the SDK, and checks that what came back is an XML document at all.
 #[derive(Clone, Debug, Default)]
-struct Progress(Arc<AtomicU8>);
+struct Progress {
+    stage: Arc<AtomicU8>,
+    /// EC2's name of what is called.
+    action: Arc<OnceLock<Cow<'static, str>>>,
+}
 
 impl Progress {
     fn stage(&self) -> Stage {
-        match self.0.load(Ordering::Relaxed) {
+        match self.stage.load(Ordering::Relaxed) {
             0 => Stage::Building,
             1 => Stage::Identifying,
             2 => Stage::Signing,
@@ -173,13 +216,24 @@ impl Progress {
             Stage::Signing => 2,
             Stage::Sending => 3,
         };
-        self.0.store(number, Ordering::Relaxed);
+        self.stage.store(number, Ordering::Relaxed);
     }
 }
 
 impl Intercept for Progress {
     fn name(&self) -> &'static str {
         "portcullis progress"
+    }
+
+    fn read_before_execution(
+        &self,
+        _context: &BeforeSerializationInterceptorContextRef<'_>,
+        bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(metadata) = bag.load::<Metadata>() {
+            let _ = self.action.set(metadata.name().to_owned().into());
+        }
+        Ok(())
     }
 
     fn read_before_attempt(
