@@ -160,7 +160,8 @@ impl Admin {
                 return Some(Answer::refusal(StatusCode::NOT_FOUND, paths));
             }
         };
-        if !for_all && !(local && !is_forwarded(&head.headers)) {
+        let is_allowed = for_all || local && !is_forwarded(&head.headers);
+        if !is_allowed {
             let only = "this is for connections from this machine alone";
             return Some(Answer::refusal(StatusCode::FORBIDDEN, only));
         }

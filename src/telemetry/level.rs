@@ -17,12 +17,9 @@ pub struct Level {
 
 impl Level {
     /// A filter, and the handle that changes it.
-    pub fn open<S: Subscriber>(
+    pub fn open<S: Subscriber + Send + Sync + 'static>(
         directives: &str,
-    ) -> Result<(reload::Layer<EnvFilter, S>, Self), String>
-    where
-        S: Send + Sync + 'static,
-    {
+    ) -> Result<(reload::Layer<EnvFilter, S>, Self), String> {
         let filter = EnvFilter::builder().parse(directives).map_err(|error| error.to_string())?;
         let (filter, handle) = reload::Layer::new(filter);
         let apply = move |filter| handle.reload(filter).map_err(|error| error.to_string());
