@@ -87,8 +87,8 @@ mod tests {
             ("loud", "\"loud\" is no level"),
             ("", "empty"),
             ("info,", "empty"),
-            ("info,x=loud", "invalid"),
-            ("info,x=debug=trace", "invalid"),
+            ("info,x=loud", "error parsing level filter"),
+            ("info,x=debug=trace", "invalid filter"),
         ] {
             let said = parse(bad).unwrap_err();
             assert!(said.contains(part), "{bad}: {said}");

@@ -29,6 +29,8 @@ const IN_FLIGHT: &str = "portcullis_calls_in_flight";
 const DESCRIBE: &str = "portcullis.v1.SecurityGroupService/DescribeSecurityGroups";
 const REVOKE: &str = "portcullis.v1.SecurityGroupService/RevokeEgress";
 const HOUR: Duration = Duration::from_secs(3600);
+/// The longest delay that can be asked for.
+const LONG: Duration = Duration::from_secs(300);
 
 fn https(group: &str) -> v1::RevokeEgressRequest {
     by_permissions(group, vec![tcp(443, "10.0.0.0/8")])
@@ -89,12 +91,15 @@ async fn calls(seen: &mut Seen) {
     seen.until(admin, IN_FLIGHT, &[], is(0.0)).await;
 
     // A caller that leaves: the call is counted, once, as dropped.
-    let delay = Some(HOUR.try_into().unwrap());
+    let delay = Some(LONG.try_into().unwrap());
     let action = "DescribeSecurityGroups".to_owned();
     let kind = FaultKind::Delay.into();
     world.server.inject(Fault { kind, delay, action, ..Default::default() }).await;
     let mut groups = world.server.groups.clone();
-    let left = tokio::spawn(async move { groups.describe_security_groups(by_id("x")).await });
+    let left =
+        tokio::spawn(
+            async move { groups.describe_security_groups(by_id(DEFAULT_VPC_GROUP)).await },
+        );
     seen.until(admin, IN_FLIGHT, &[], is(1.0)).await;
     left.abort();
     let dropped = [
@@ -131,9 +136,9 @@ async fn limits(seen: &mut Seen) {
 }
 
 async fn pacing(seen: &mut Seen) {
-    // One change at once, and another after ten seconds.
+    // One change at once, and another after twenty seconds.
     let start = world::start(|parts, metrics| {
-        let paced = Paced::new(parts.backend.clone(), 2).counted(metrics.clone());
+        let paced = Paced::new(parts.backend.clone(), 1).counted(metrics.clone());
         parts.backend = Arc::new(paced);
     });
     let mut world = start.await;
@@ -232,10 +237,13 @@ async fn drain(seen: &mut Seen) {
     let admin = world.admin;
     seen.until(admin, "portcullis_draining", &[], is(0.0)).await;
     let (kind, action) = (FaultKind::Delay.into(), "DescribeSecurityGroups".to_owned());
-    let delay = Some(HOUR.try_into().unwrap());
+    let delay = Some(LONG.try_into().unwrap());
     world.server.inject(Fault { kind, delay, action, ..Default::default() }).await;
     let mut groups = world.server.groups.clone();
-    let call = tokio::spawn(async move { groups.describe_security_groups(by_id("x")).await });
+    let call =
+        tokio::spawn(
+            async move { groups.describe_security_groups(by_id(DEFAULT_VPC_GROUP)).await },
+        );
     seen.until(admin, IN_FLIGHT, &[], is(1.0)).await;
     let drained = world.server.stop();
     seen.until(admin, "portcullis_draining", &[], is(1.0)).await;
