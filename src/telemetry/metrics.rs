@@ -127,7 +127,7 @@ impl Metrics {
             builder.with_description(metric.doc).build()
         };
         let (unsettled, oldest) = (&table::OPERATIONS_UNSETTLED, &table::OLDEST_UNSETTLED);
-        Self(Arc::new(Inner {
+        let metrics = Self(Arc::new(Inner {
             registry,
             calls: histogram(&table::CALL_DURATION),
             in_flight: up_down(&table::CALLS_IN_FLIGHT),
@@ -155,7 +155,25 @@ impl Metrics {
                 .build(),
             meter,
             provider,
-        }))
+        }));
+        metrics.begin_at_zero();
+        metrics
+    }
+
+    /// Counters of what is rare have series from the start: their first step would be no increase otherwise.
+    fn begin_at_zero(&self) {
+        for limit in ["principal", "failed_authentication"] {
+            for class in ["read", "mutate"] {
+                let of = [KeyValue::new("limit", limit), KeyValue::new("class", class)];
+                self.0.limiter.add(0, &of);
+            }
+        }
+        for settled_by in ["READ_BACK", "OPERATOR"] {
+            for state in ["SUCCEEDED", "RELEASED"] {
+                let of = [KeyValue::new("settled_by", settled_by), KeyValue::new("state", state)];
+                self.0.recovered.add(0, &of);
+            }
+        }
     }
 
     /// Everything, as Prometheus reads it.
@@ -239,6 +257,7 @@ impl Metrics {
             KeyValue::new("region", region.to_owned()),
             KeyValue::new("class", class),
         ];
+        self.0.pacing_refusals.add(0, &target);
         Pacing { metrics: self.clone(), target: Arc::new(target) }
     }
 

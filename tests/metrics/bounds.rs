@@ -83,12 +83,15 @@ async fn no_label_tells_who_called_or_with_what() {
         .map(|(name, _)| name)
         .collect();
     let known = [
+        "class",
         "engine",
         "le",
+        "limit",
         "portcullis_reason",
         "rpc_method",
         "rpc_response_status_code",
         "rpc_system_name",
+        "settled_by",
         "state",
     ];
     assert_eq!(labels, known.into());

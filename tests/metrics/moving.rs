@@ -119,7 +119,7 @@ async fn limits(seen: &mut Seen) {
     let mut world = world::start(|parts, _| parts.rate_limits = rate_limits).await;
     let limited = [("limit", "principal"), ("class", "mutate")];
     let name = "portcullis_limiter_refusals_total";
-    assert_eq!(world.text().await.value(name, &[]), None);
+    assert_eq!(world.text().await.value(name, &[]), Some(0.0));
     while refusal(world.server.revoke_request(https("sg-00000000")).await).1 != "RATE_LIMITED" {}
     seen.until(world.admin, name, &limited, is(1.0)).await;
 

@@ -333,8 +333,8 @@ metrics have OpenTelemetry's names, units and attributes; in Prometheus' names a
 `_seconds`, and counters end in `_total`. Up-down counters are gauges there.
 
 Labels are bounded: their values are fixed, or come from the configuration. No caller, group, key or request id is a
-label, and whatever paths a stranger asks for, they are one series: `_OTHER`. A metric of things that have not happened
-since the start has no series yet.
+label, and whatever paths a stranger asks for, they are one series: `_OTHER`. Most metrics of what has not happened since
+the start have no series yet; those of refusals and recoveries begin at 0.
 ";
 
 const TAIL: &str = "
