@@ -58,7 +58,7 @@ pub async fn calls(seen: &mut Seen) {
     let (duration, throttles) =
         ("portcullis_ec2_call_duration_seconds_count", "portcullis_ec2_throttles_total");
     let request =
-        v1::DescribeSecurityGroupsRequest { group_ids: vec!["sg-1".into()], ..Default::default() };
+        v1::DescribeSecurityGroupsRequest { group_ids: vec!["sg-00000001".into()], ..Default::default() };
     let none = world.server.groups.describe_security_groups(request).await;
     assert_eq!(refusal(none).1, "INVALID_GROUP_NOT_FOUND");
     let labels = |method, error| {
@@ -72,7 +72,7 @@ pub async fn calls(seen: &mut Seen) {
     let is_one = |value| value == 1.0;
     seen.until(world.admin, duration, &labels(groups, "InvalidGroup.NotFound"), is_one).await;
     assert_eq!(world.text().await.value(throttles, &[]), None);
-    world.server.create("fresh", "vpc-1").await.unwrap_err();
+    world.server.create("fresh", "vpc-00000001").await.unwrap_err();
     let throttled = labels(create, "RequestLimitExceeded");
     seen.until(world.admin, duration, &throttled, is_one).await;
     seen.until(world.admin, throttles, &throttled[..3], is_one).await;
