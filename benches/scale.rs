@@ -17,6 +17,7 @@ use portcullis::{
     middleware::idempotency::Books,
     random::SeededRandom,
     server::{self, Parts, ServerStatus},
+    telemetry::metrics::Metrics,
 };
 
 #[global_allocator]
@@ -96,6 +97,7 @@ async fn serve(sandbox: Sandbox) -> SecurityGroupServiceClient<tonic::transport:
         access: Arc::new(Access::allow_all()),
         clock,
         random: Arc::new(SeededRandom::new(2)),
+        metrics: Metrics::default(),
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

@@ -7,7 +7,12 @@
 //! of the right type, has its signature verified. Nothing verified is cached: a signature costs less than a
 //! millisecond, and so a key that was rotated out is out at once.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use futures::BoxFuture;
@@ -238,6 +243,12 @@ impl Authenticator {
             None => {}
         }
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+    }
+
+    /// How old the keys of each issuer are, as far as there are some.
+    pub fn key_ages(&self) -> Vec<(String, Duration)> {
+        let ages = self.issuers.iter().map(|issuer| (issuer.name().to_owned(), issuer.key_age()));
+        ages.filter_map(|(name, age)| Some((name, age?))).collect()
     }
 
     /// The files whose change calls for [`Self::reload`], besides the configuration's own.

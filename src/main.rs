@@ -13,7 +13,7 @@ use std::{
 use portcullis::config::TargetConfig;
 use portcullis::{
     access::{Access, Mode},
-    admin,
+    admin::{self, Admin},
     api::{methods, query, scribe::ProtoScribe},
     backend::{Backend, paced::Paced, sandbox::Sandbox},
     cli::{
@@ -40,7 +40,11 @@ use portcullis::{
     reload::{Reload, Stale},
     rule::Target,
     server::{self, ServerStatus},
-    telemetry,
+    telemetry::{
+        self,
+        level::Level,
+        metrics::{Metrics, Reading, table},
+    },
     tls::Tls,
 };
 use tokio::{
@@ -116,11 +120,15 @@ async fn serve(settings: Settings) -> u8 {
             .into_uuid()
             .to_string(),
     };
-    let _flush = match telemetry::start(log) {
-        Ok(guard) => guard,
+    let (mut telemetry, level) = match telemetry::start(log) {
+        Ok(started) => started,
         Err(error) => return complain(&format!("cannot start the log: {error}"), FAILED),
     };
-    match start(&config, settings).await {
+    let metrics = match open_metrics(&config, &mut telemetry) {
+        Ok(metrics) => metrics,
+        Err(error) => return complain(&format!("cannot start the metrics: {error}"), FAILED),
+    };
+    match start(&config, settings, &metrics, level).await {
         Ok(started) => started.finish().await,
         Err(error) => {
             tracing::error!(error, "cannot start");
@@ -136,12 +144,17 @@ struct Started {
     server: tokio::task::JoinHandle<server::Drained>,
 }
 
-async fn start(config: &Config, settings: Settings) -> Result<Started, String> {
+async fn start(
+    config: &Config,
+    settings: Settings,
+    metrics: &Metrics,
+    level: Level,
+) -> Result<Started, String> {
     // First, so that a signal during the start is not missed.
     let signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
     let file = settings.config.clone();
-    let parts = open(config, settings).await?;
-    let stale = Stale::default();
+    let parts = open(config, settings, metrics).await?;
+    let stale = watched_files(metrics);
     // Before anyone is told that it runs, and may send SIGHUP.
     start_reload(watched(&parts, config, file, stale.clone()), config)
         .map_err(|error| format!("signals: {error}"))?;
@@ -154,7 +167,9 @@ async fn start(config: &Config, settings: Settings) -> Result<Started, String> {
         let listener = bind("admin_listen", address).await?;
         admin = Some(local_address(&listener)?);
         // It answers as long as the process runs, through the drain.
-        tokio::spawn(admin::serve(listener, status.clone(), stale, std::future::pending()));
+        let (status, metrics) = (status.clone(), metrics.clone());
+        let admin = Admin { status, stale, metrics, config: config.show().into(), level };
+        tokio::spawn(admin::serve(listener, admin, std::future::pending()));
     }
     print(&banner(config, Addresses { grpc, admin, ec2_door }, sample(config)));
     tracing::info!(
@@ -223,8 +238,47 @@ impl Started {
     }
 }
 
+/// What counts, and what this process says of itself.
+fn open_metrics(config: &Config, telemetry: &mut telemetry::Guard) -> Result<Metrics, String> {
+    let metrics = telemetry.metrics()?;
+    let backend = match &config.backend {
+        BackendConfig::Sandbox(_) => "sandbox",
+        BackendConfig::Ec2(_) => "ec2",
+    };
+    let ledger = match &config.ledger.engine {
+        LedgerEngine::Memory => "memory",
+        LedgerEngine::Sqlite(_) => "sqlite",
+        LedgerEngine::Postgres(_) => "postgres",
+    };
+    metrics.watch(&table::BUILD_INFO, move || {
+        let one = Reading::of(1.0).with("version", env!("CARGO_PKG_VERSION"));
+        vec![one.with("backend", backend).with("ledger", ledger)]
+    });
+    Ok(metrics)
+}
+
+/// The parts that are read again, as the metrics tell of them.
+fn watched_files(metrics: &Metrics) -> Stale {
+    let stale = Stale::default();
+    let parts = stale.clone();
+    metrics.watch(&table::RELOAD_STALE, move || {
+        let parts = parts.parts().into_iter();
+        parts.map(|part| Reading::flag(part.is_stale).with("part", part.name)).collect()
+    });
+    let parts = stale.clone();
+    metrics.watch(&table::RELOAD_FAILURES, move || {
+        let parts = parts.parts().into_iter();
+        parts.map(|part| Reading::count(part.failures).with("part", part.name)).collect()
+    });
+    stale
+}
+
 /// Opens the parts that the server is made of.
-async fn open(config: &Config, settings: Settings) -> Result<server::Parts, String> {
+async fn open(
+    config: &Config,
+    settings: Settings,
+    metrics: &Metrics,
+) -> Result<server::Parts, String> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let (backend, sandbox): (Arc<dyn Backend>, _) = match &config.backend {
@@ -232,17 +286,17 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
             let sandbox = open_sandbox(config, sandbox, clock.clone(), random.clone())?;
             (sandbox.clone(), Some(sandbox))
         }
-        BackendConfig::Ec2(ec2) => (open_ec2(config, ec2).await?, None),
+        BackendConfig::Ec2(ec2) => (open_ec2(config, ec2, metrics).await?, None),
     };
     let authenticator = Arc::new(open_authenticator(config, settings, clock.clone()).await?);
     let access = Arc::new(open_access(config)?);
     let tls = open_tls(config, clock.clone())?;
     let backend = match config.pacing_percent {
-        Some(percent) => Arc::new(Paced::new(backend, percent)),
+        Some(percent) => Arc::new(Paced::new(backend, percent).counted(metrics.clone())),
         None => backend,
     };
     let (limits, rate_limits) = (config.limits.clone(), config.rate_limits.clone());
-    let books = open_books(config, clock.clone(), random.clone()).await?;
+    let books = open_books(config, clock.clone(), random.clone(), metrics).await?;
     Ok(server::Parts {
         limits,
         rate_limits,
@@ -254,6 +308,7 @@ async fn open(config: &Config, settings: Settings) -> Result<server::Parts, Stri
         access,
         clock,
         random,
+        metrics: metrics.clone(),
     })
 }
 
@@ -262,22 +317,23 @@ async fn open_books(
     config: &Config,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    metrics: &Metrics,
 ) -> Result<Books, String> {
     let LedgerConfig { engine, key_required, key_retention, record_retention, grace } =
         &config.ledger;
     let terms = Terms { key_retention: *key_retention, record_retention: *record_retention };
     let ledger: Arc<dyn ledger::Ledger> = match engine {
-        LedgerEngine::Memory => Arc::new(Memory::new(terms, clock)),
+        LedgerEngine::Memory => Arc::new(Memory::new(terms, clock).counted(metrics)),
         LedgerEngine::Sqlite(path) => {
             let opened = Sqlite::open(path, &config.backend.ledger_binding(), terms, clock);
-            Arc::new(opened.map_err(|error| error.to_string())?)
+            Arc::new(opened.map_err(|error| error.to_string())?.counted(metrics))
         }
         LedgerEngine::Postgres(url) => {
             let settings = postgres::Settings::parse(url.expose());
             let settings = settings.map_err(|error| error.to_string())?;
             let opened =
                 Postgres::open(&settings, &config.backend.ledger_binding(), terms, random).await;
-            Arc::new(opened.map_err(|error| error.to_string())?)
+            Arc::new(opened.map_err(|error| error.to_string())?.counted(metrics))
         }
     };
     let attempt = match &config.backend {
@@ -426,7 +482,11 @@ async fn open_ec2_door(
 }
 
 #[cfg(feature = "ec2")]
-async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, String> {
+async fn open_ec2(
+    config: &Config,
+    ec2: &Ec2Config,
+    metrics: &Metrics,
+) -> Result<Arc<dyn Backend>, String> {
     use portcullis::backend::ec2::{Ec2, Ec2Settings, TargetSettings};
     let target = |target: &TargetConfig| TargetSettings {
         account: Some(target.account.clone()),
@@ -445,12 +505,12 @@ async fn open_ec2(config: &Config, ec2: &Ec2Config) -> Result<Arc<dyn Backend>, 
         decode_authorization_messages: ec2.decode_authorization_messages,
     };
     // Boxed, because the SDK's futures are large and it happens once.
-    Ok(Arc::new(Box::pin(Ec2::open(settings)).await?))
+    Ok(Arc::new(Box::pin(Ec2::open(settings)).await?.counted(metrics)))
 }
 
 #[cfg(not(feature = "ec2"))]
 #[allow(clippy::unused_async, reason = "the other build awaits")]
-async fn open_ec2(_: &Config, _: &Ec2Config) -> Result<Arc<dyn Backend>, String> {
+async fn open_ec2(_: &Config, _: &Ec2Config, _: &Metrics) -> Result<Arc<dyn Backend>, String> {
     Err("this build has no EC2 backend: build with the feature ec2".to_owned())
 }
 

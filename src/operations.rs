@@ -27,6 +27,7 @@ use crate::{
     pacing::{self, Lane},
     principal::{Peer, Principal},
     rule::{AccountId, Direction, GroupId, GroupRef, Region, RuleId, Target},
+    telemetry::metrics::Metrics,
 };
 
 pub(crate) mod audit;
@@ -188,6 +189,7 @@ pub struct Operations {
     backend: Arc<dyn Backend>,
     access: Arc<Access>,
     clock: Arc<dyn Clock>,
+    metrics: Metrics,
 }
 
 /// What a use case works with.
@@ -205,7 +207,18 @@ pub(crate) struct Work<'a> {
 impl Operations {
     /// Works on `backend`, as far as `access` allows.
     pub fn new(backend: Arc<dyn Backend>, access: Arc<Access>, clock: Arc<dyn Clock>) -> Self {
-        Self { backend, access, clock }
+        Self { backend, access, clock, metrics: Metrics::default() }
+    }
+
+    /// Counts in `metrics` what becomes of operations.
+    #[must_use]
+    pub fn counted(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// What counts.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Where the call works, once it is decided that its caller may work there at all.

@@ -142,6 +142,19 @@ const PACE_REGAINED: i128 = 5;
 const STEP: Duration = Duration::from_secs(1);
 
 impl Action {
+    /// Whether it changes something.
+    pub fn is_mutation(self) -> bool {
+        match self {
+            Self::AuthorizeEgress
+            | Self::AuthorizeIngress
+            | Self::CreateGroup
+            | Self::DeleteGroup
+            | Self::RevokeEgress
+            | Self::RevokeIngress => true,
+            Self::DescribeGroups | Self::DescribeAllGroups | Self::DescribeRules => false,
+        }
+    }
+
     /// EC2's name of the action.
     pub fn name(self) -> &'static str {
         match self {

@@ -24,9 +24,20 @@ use tokio::{
 /// The most bytes of one file that count. Parts have bounds of their own, which are lower.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// The parts that could not be read again and keep what they had. Clones share the names.
+/// The parts, and which of them could not be read again and keep what they had. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Stale(Arc<Mutex<Vec<&'static str>>>);
+pub struct Stale(Arc<Mutex<Vec<Standing>>>);
+
+/// How a part stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it keeps what it had.
+    pub is_stale: bool,
+    /// How often reading it again has failed.
+    pub failures: u64,
+}
 
 /// Watches the files of parts.
 #[derive(Debug, Default)]
@@ -46,18 +57,25 @@ struct Part {
     seen: Option<u64>,
     /// Why it is stale.
     broken: Option<String>,
+    failures: u64,
 }
 
 // === impl Stale ===
 
 impl Stale {
-    /// Their names, in the order of registration.
+    /// The names of the stale ones, in the order of registration.
     pub fn names(&self) -> Vec<&'static str> {
+        let parts = self.parts().into_iter();
+        parts.filter(|part| part.is_stale).map(|part| part.name).collect()
+    }
+
+    /// All parts that are watched.
+    pub fn parts(&self) -> Vec<Standing> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, names: Vec<&'static str>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    fn set(&self, parts: Vec<Standing>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = parts;
     }
 }
 
@@ -78,7 +96,8 @@ impl Reload {
         again: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) {
         let again = Box::new(again);
-        self.parts.push(Part { name, paths, again, seen: None, broken: None });
+        self.parts.push(Part { name, paths, again, seen: None, broken: None, failures: 0 });
+        self.tell();
     }
 
     /// Whether there is nothing to watch.
@@ -114,8 +133,16 @@ impl Reload {
         for part in &mut self.parts {
             part.look(asked, &self.hashes);
         }
-        let stale = self.parts.iter().filter(|part| part.broken.is_some());
-        self.stale.set(stale.map(|part| part.name).collect());
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let parts = self.parts.iter().map(|part| Standing {
+            name: part.name,
+            is_stale: part.broken.is_some(),
+            failures: part.failures,
+        });
+        self.stale.set(parts.collect());
     }
 }
 
@@ -143,6 +170,7 @@ impl Part {
                     tracing::error!(part = self.name, error, "not reloaded: the old state stays");
                 }
                 self.broken = Some(error);
+                self.failures += 1;
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -53,7 +53,10 @@ use crate::{
     },
     operations::{Operations, records::Records},
     random::Random,
-    telemetry::audit::Audit,
+    telemetry::{
+        audit::Audit,
+        metrics::{Metrics, Reading, table},
+    },
     tls::Tls,
 };
 
@@ -91,6 +94,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids.
     pub random: Arc<dyn Random>,
+    /// What counts.
+    pub metrics: Metrics,
 }
 
 /// Whether the server takes calls; a handle shared with the admin port.
@@ -125,9 +130,11 @@ pub async fn serve(
     let (routes, health) = routes(&parts, &operations).await;
     let limiter = RateLimitLayer::open(&parts.rate_limits);
     let audit = Arc::new(Audit::default());
-    let observe = ObserveLayer::new(parts.random.clone(), audit.clone());
+    let observe = ObserveLayer::new(parts.random.clone(), audit.clone(), parts.metrics.clone());
     let calls = observe.calls();
-    let path = path(routes, &parts, &gate, observe, RateLimitLayer::new(limiter.clone()));
+    let rate_limit = RateLimitLayer::new(limiter.clone(), parts.metrics.clone());
+    let path = path(routes, &parts, &gate, observe, rate_limit);
+    watch_parts(&parts, &status);
     // Ends with the server, when this is dropped.
     let mut background = JoinSet::new();
     background.spawn(async move {
@@ -149,7 +156,7 @@ pub async fn serve(
     });
     status.set_started();
 
-    let connections = Connections::new(&limits, parts.tls.clone(), path);
+    let connections = Connections::new(&limits, parts.tls.clone(), path, parts.metrics.clone());
     tokio::select! {
         () = connections.accept(&listener) => {}
         () = shutdown => {}
@@ -196,7 +203,7 @@ fn path(
         // Before anything that costs.
         .layer(AdmissionLayer::new(gate.clone()))
         // Before anything is decoded.
-        .layer(AuthenticateLayer::new(parts.authenticator.clone()))
+        .layer(AuthenticateLayer::new(parts.authenticator.clone(), parts.metrics.clone()))
         // Right inside authentication, because it needs the caller.
         .layer(rate_limit)
         // Next to tonic, whose own errors it gives our form.
@@ -221,7 +228,32 @@ fn typed(parts: &Parts, operations: &TaskTracker) -> Typed {
 }
 
 fn use_cases(parts: &Parts) -> Operations {
-    Operations::new(parts.backend.clone(), parts.access.clone(), parts.clock.clone())
+    let operations =
+        Operations::new(parts.backend.clone(), parts.access.clone(), parts.clock.clone());
+    operations.counted(parts.metrics.clone())
+}
+
+/// Lets whoever reads the metrics ask the parts. The metrics outlive them.
+fn watch_parts(parts: &Parts, status: &ServerStatus) {
+    let Parts { metrics, tls, authenticator, .. } = parts;
+    let own = status.clone();
+    metrics.watch(&table::LEDGER_UP, move || vec![Reading::flag(own.ledger_up())]);
+    let own = status.clone();
+    metrics.watch(&table::DRAINING, move || vec![Reading::flag(own.draining())]);
+    if let Some(tls) = tls {
+        let tls = Arc::downgrade(tls);
+        metrics.watch(&table::CERTIFICATE_EXPIRY, move || {
+            let end = tls.upgrade().and_then(|tls| tls.not_after());
+            let since = end.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+            since.map(|since| Reading::of(since.as_secs_f64())).into_iter().collect()
+        });
+    }
+    let authenticator = Arc::downgrade(authenticator);
+    metrics.watch(&table::KEYS_AGE, move || {
+        let ages = authenticator.upgrade().map(|of| of.key_ages()).unwrap_or_default();
+        let ages = ages.into_iter();
+        ages.map(|(issuer, age)| Reading::of(age.as_secs_f64()).with("issuer", issuer)).collect()
+    });
 }
 
 /// The ledger as callers see it.

@@ -10,7 +10,10 @@
 use std::{
     io::{self, IsTerminal as _, Write},
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -20,12 +23,18 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, filter::filter_fn, fmt, fmt::MakeWriter, prelude::*,
 };
 
-use self::lines::Traced;
+use self::{
+    level::Level,
+    lines::Traced,
+    metrics::{Metrics, Reading, table},
+};
 use crate::config::TelemetryConfig;
 
 pub mod audit;
+pub mod level;
 mod lines;
 mod losses;
+pub mod metrics;
 pub mod otlp;
 pub mod trace;
 
@@ -49,9 +58,9 @@ const CAPACITY: usize = 4 << 20;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Starts the log, and what a collector gets, for the whole process.
-pub fn start(settings: Settings<'_>) -> Result<Guard, String> {
+pub fn start(settings: Settings<'_>) -> Result<(Guard, Level), String> {
     let Settings { json, directives, telemetry, instance } = settings;
-    let filter = filter(directives)?;
+    let (filter, level) = Level::open(directives)?;
     let mut otlp = match &telemetry.otlp {
         Some(config) => Some(otlp::Guard::open(config, telemetry, instance)?),
         None => None,
@@ -85,7 +94,7 @@ pub fn start(settings: Settings<'_>) -> Result<Guard, String> {
             backtrace = %std::backtrace::Backtrace::capture(),
         );
     }));
-    Ok(Guard { otlp, _lines: guard })
+    Ok((Guard { otlp, lines: guard }, level))
 }
 
 /// What the directives let through. OpenTelemetry's own lines only when they ask for them: it has one for each batch that
@@ -101,13 +110,30 @@ pub fn filter(directives: &str) -> Result<EnvFilter, String> {
 pub struct Guard {
     // First: it may have something to say in the log.
     otlp: Option<otlp::Guard>,
-    _lines: Flush,
+    lines: Flush,
 }
 
 impl Guard {
-    /// The collector's end of everything, if there is a collector: for the metrics.
-    pub fn otlp(&mut self) -> Option<&mut otlp::Guard> {
-        self.otlp.as_mut()
+    /// The metrics, which the collector gets, too, if there is one.
+    pub fn metrics(&mut self) -> Result<Metrics, String> {
+        let metrics = match &mut self.otlp {
+            None => Metrics::open(|readers| readers)?,
+            Some(otlp) => {
+                let (reader, resource) = (otlp.metric_reader()?, otlp.resource());
+                let metrics = Metrics::open(|readers| match reader {
+                    Some(reader) => readers.with_reader(reader).with_resource(resource),
+                    None => readers,
+                })?;
+                let ended = metrics.clone();
+                // Its reader has a bound of its own.
+                otlp.at_the_end(move |_| drop(ended.shutdown()));
+                metrics
+            }
+        };
+        let shared = Arc::clone(&self.lines.0);
+        let lost = move || vec![Reading::count(shared.lost.load(Ordering::Relaxed))];
+        metrics.watch(&table::LOG_LINES_LOST, lost);
+        Ok(metrics)
     }
 }
 
@@ -125,6 +151,8 @@ struct Line<'a>(&'a Shared);
 #[derive(Debug)]
 struct Shared {
     buffer: Mutex<Buffer>,
+    /// Lines lost since the start.
+    lost: AtomicU64,
     capacity: usize,
     /// There are lines, or it ends.
     wake: Condvar,
@@ -153,6 +181,7 @@ impl Lines {
     ) -> io::Result<(Self, Flush)> {
         let shared = Arc::new(Shared {
             buffer: Mutex::default(),
+            lost: AtomicU64::new(0),
             capacity,
             wake: Condvar::new(),
             ended: Condvar::new(),
@@ -190,6 +219,7 @@ impl Shared {
         let mut buffer = self.lock();
         if buffer.ended || buffer.lines.len() + line.len() > self.capacity {
             buffer.lost += 1;
+            self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let was_empty = buffer.lines.is_empty();

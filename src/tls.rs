@@ -77,6 +77,8 @@ struct State {
     config: Arc<ServerConfig>,
     /// None: clients are not asked for certificates.
     verifier: Option<Arc<Verifier>>,
+    /// When the server's own certificate ends.
+    not_after: Option<SystemTime>,
 }
 
 /// The server's end of TLS.
@@ -135,6 +137,11 @@ impl Tls {
     /// Where everything is.
     pub fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// When the server's certificate, as it was last read, ends.
+    pub fn not_after(&self) -> Option<SystemTime> {
+        self.state.borrow().not_after
     }
 
     /// Reads the files again. If anything is wrong with them all stays as it was.

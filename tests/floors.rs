@@ -67,6 +67,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["src/credentials"]),
     ("rusqlite", &["src/ledger/sqlite"]),
     ("opentelemetry", &["src/telemetry"]),
+    ("prometheus", &["src/telemetry"]),
     ("deadpool_postgres", &["src/ledger/postgres"]),
     ("tokio_postgres", &["src/ledger/postgres"]),
     (
@@ -267,6 +268,8 @@ fn every_rule_reports_what_breaks_it() {
         ("src/server.rs", "use aws_sdk_ec2::Client;", "names aws_sdk_ec2; only"),
         ("src/rule.rs", "fn f() -> tonic::Status {}", "names tonic; only"),
         ("src/ledger/memory.rs", "use rusqlite::Connection;", "names rusqlite; only"),
+        ("src/server.rs", "use opentelemetry::KeyValue;", "names opentelemetry; only"),
+        ("src/admin.rs", "use prometheus::Registry;", "names prometheus; only"),
         ("src/operations/revoke.rs", "#[derive(prost::Message)]", "names prost; only"),
         ("src/cli/client/show.rs", "fn f() -> tonic::Status {}", "names tonic; only"),
         ("src/cli/banner.rs", "use crate::api::proto::v1;", "imports src/api/proto.rs; only"),

@@ -21,6 +21,7 @@ use crate::{
         OwnedRule, Page, Refusal, RevokeRules, Revoked, Selection,
     },
     rule::{AccountId, Direction, GroupId, GroupRef, Region, RuleId, Target, VpcId},
+    telemetry::metrics::Metrics,
 };
 
 mod client;
@@ -104,6 +105,15 @@ impl fmt::Debug for Ec2 {
 }
 
 impl Ec2 {
+    /// Counts what is called.
+    #[must_use]
+    pub fn counted(mut self, metrics: &Metrics) -> Self {
+        for served in self.served.values_mut() {
+            served.metrics = metrics.clone();
+        }
+        self
+    }
+
     fn served(&self, target: &Target) -> Result<&Served, BackendError> {
         self.served.get(target).ok_or_else(|| not_configured(target.to_string()))
     }

@@ -28,7 +28,10 @@ use crate::{
     pacing::{Action, Budget, Event, Lane, ec2_bucket},
     principal::Principal,
     rule::{AccountId, Direction, GroupRef, Region, Target},
-    telemetry::trace,
+    telemetry::{
+        metrics::{Metrics, Pacing},
+        trace,
+    },
 };
 
 /// How long before its deadline a call is no more worth sending.
@@ -41,6 +44,7 @@ const RULES_ON_A_PAGE: usize = 1000;
 pub struct Paced {
     inner: Arc<dyn Backend>,
     percent: u32,
+    metrics: Metrics,
     epoch: Instant,
     /// One for each action in each target that was called; the backend knows how many targets there are.
     lines: Mutex<HashMap<(Target, Action), Arc<Line>>>,
@@ -50,6 +54,7 @@ pub struct Paced {
 struct Line {
     target: Target,
     action: Action,
+    counted: Pacing,
     epoch: Instant,
     state: Mutex<State>,
     /// Tells the driver that its next time may be another.
@@ -82,7 +87,14 @@ struct Waiting<'a> {
 impl Paced {
     /// Calls `inner` with at most this part, in percent, of EC2's own budgets.
     pub fn new(inner: Arc<dyn Backend>, percent: u32) -> Self {
-        Self { inner, percent, epoch: Instant::now(), lines: Mutex::default() }
+        let (epoch, metrics) = (Instant::now(), Metrics::default());
+        Self { inner, percent, metrics, epoch, lines: Mutex::default() }
+    }
+
+    /// Counts what waits.
+    #[must_use]
+    pub fn counted(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     fn line(&self, target: &Target, action: Action) -> Arc<Line> {
@@ -90,9 +102,12 @@ impl Paced {
         let line = lines.entry((target.clone(), action)).or_insert_with(|| {
             let now = self.epoch.elapsed();
             let budget = Budget::new(ec2_bucket(action.name()), self.percent, now);
+            let class = if action.is_mutation() { "mutate" } else { "read" };
+            let Target { account, region } = target;
             Arc::new(Line {
                 target: target.clone(),
                 action,
+                counted: self.metrics.pacing(account.as_str(), region.as_str(), class),
                 epoch: self.epoch,
                 state: Mutex::new(State { budget, driven: false }),
                 changed: Notify::new(),
@@ -313,6 +328,7 @@ impl Line {
         let caller = call.caller.as_deref().map(Principal::id).unwrap_or_default().into();
         let latest = call.deadline.checked_sub(CALL_TIME).unwrap_or(call.deadline);
         let (tell, told) = oneshot::channel();
+        let (asked, queued) = (Instant::now(), self.counted.queued());
         let latest_since = latest.saturating_duration_since(self.epoch);
         let id = self.lock().budget.ask(&caller, lane, latest_since, tell);
         let mut waiting = Waiting { line: self, id: Some(id) };
@@ -324,6 +340,8 @@ impl Line {
         let wait = match told {
             Ok(Ok(Ok(permit))) => {
                 waiting.id = None;
+                drop(queued);
+                self.counted.waited(asked.elapsed());
                 trace::event("ec2 slot");
                 return Ok(permit);
             }
@@ -333,6 +351,7 @@ impl Line {
             }
             Ok(Err(_)) | Err(_) => waiting.leave(),
         };
+        self.counted.refused();
         Err(BackendError::BudgetExhausted {
             action: self.action.name(),
             target: self.target.clone(),

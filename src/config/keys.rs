@@ -201,8 +201,8 @@ const ADDRESSES: &[Key] = &[
         takes: Takes::AddressOrOff,
         default: "127.0.0.1:9464",
         only_with: None,
-        doc: "Where /livez, /readyz and /version are served over plain HTTP/1.1, to anyone. \
-              Addresses that other machines reach start only where listen may be one.",
+        doc: "Where /livez, /readyz, /version and /metrics are served over plain HTTP/1.1, to anyone; and \
+              /config and /log-level, to this machine alone (docs/metrics.md). Addresses that other machines reach start only where listen may be one.",
     },
     Key {
         name: "reflection",

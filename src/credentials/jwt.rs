@@ -118,6 +118,16 @@ impl Issuer {
         Self { config: Arc::new(config), keys }
     }
 
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.config.issuer
+    }
+
+    /// How old its keys are. None: there are none yet.
+    pub fn key_age(&self) -> Option<Duration> {
+        self.keys.age()
+    }
+
     /// Whether the token says that it is this issuer's.
     pub fn is_of(&self, token: &Token) -> bool {
         token.text("iss") == Some(self.config.issuer.as_str())

@@ -126,6 +126,11 @@ impl KeySource {
         Ok(loaded.keys.clone())
     }
 
+    /// How old the keys are. None: there are none yet.
+    pub fn age(&self) -> Option<Duration> {
+        self.keys.load().as_ref().map(|loaded| loaded.at.elapsed())
+    }
+
     /// Whether the last fetch failed.
     pub fn is_behind(&self) -> bool {
         match &self.origin {

@@ -13,7 +13,10 @@ use super::{
     Answer, Filter, Intended, Intent, Key, Ledger, LedgerError, Look, Looked, Move, Record, Terms,
     Turn, turns::Turns,
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    telemetry::metrics::{Commits, Metrics},
+};
 
 /// The most records. A record of a usual call takes about 2 KiB.
 const MAX_RECORDS: usize = 100_000;
@@ -30,6 +33,7 @@ pub struct Memory {
     book: Mutex<Book>,
     /// Tells of every change, in the order in which they wait: a test's seed replays.
     changes: Notify,
+    commits: Commits,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +53,15 @@ impl Memory {
             turns: Turns::default(),
             book: Mutex::default(),
             changes: Notify::new(),
+            commits: Commits::default(),
         }
+    }
+
+    /// Counts its writes.
+    #[must_use]
+    pub fn counted(self, metrics: &Metrics) -> Self {
+        self.commits.count_with(metrics, "memory");
+        self
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -79,7 +91,9 @@ impl Memory {
         Ok(Intended::Written(Box::new(record)))
     }
 
-    fn tell(&self) {
+    /// Something was written, since then.
+    fn tell(&self, began: Instant) {
+        self.commits.committed(began.elapsed(), 1);
         self.changes.notify_waiters();
     }
 }
@@ -163,12 +177,14 @@ impl Ledger for Memory {
     }
 
     fn intend<'a>(&'a self, intent: &'a Intent) -> Answer<'a, Intended> {
+        let began = Instant::now();
         let intended = self.intend_now(intent);
-        self.tell();
+        self.tell(began);
         Box::pin(std::future::ready(intended))
     }
 
     fn advance<'a>(&'a self, id: &'a str, fence: u64, step: &'a Move) -> Answer<'a, Record> {
+        let began = Instant::now();
         let now = self.clock.now();
         let mut book = self.book();
         let advanced = book
@@ -180,7 +196,7 @@ impl Ledger for Memory {
             book.put(record.clone());
         }
         drop(book);
-        self.tell();
+        self.tell(began);
         Box::pin(std::future::ready(advanced))
     }
 
@@ -190,6 +206,7 @@ impl Ledger for Memory {
         fence: u64,
         hold: Duration,
     ) -> Answer<'a, Option<Record>> {
+        let began = Instant::now();
         let now = self.clock.now();
         let mut book = self.book();
         let taken = book.records.get(id).and_then(|record| record.taken_over(fence, hold, now));
@@ -197,7 +214,7 @@ impl Ledger for Memory {
             book.put(record.clone());
         }
         drop(book);
-        self.tell();
+        self.tell(began);
         Box::pin(std::future::ready(Ok(taken)))
     }
 
@@ -230,6 +247,7 @@ impl Ledger for Memory {
     }
 
     fn sweep(&self, limit: usize) -> Answer<'_, usize> {
+        let began = Instant::now();
         let now = self.clock.now();
         let mut book = self.book();
         let retention = self.terms.record_retention;
@@ -242,7 +260,7 @@ impl Ledger for Memory {
             .collect();
         old.iter().for_each(|id| book.forget(id));
         drop(book);
-        self.tell();
+        self.tell(began);
         Box::pin(std::future::ready(Ok(old.len())))
     }
 

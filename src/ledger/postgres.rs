@@ -26,7 +26,10 @@ use self::{
 use super::{
     Answer, Filter, Intended, Intent, Ledger, LedgerError, Look, Looked, Move, Record, Terms, Turn,
 };
-use crate::random::Random;
+use crate::{
+    random::Random,
+    telemetry::metrics::{Commits, Metrics},
+};
 
 mod chain;
 mod link;
@@ -64,6 +67,7 @@ struct Inner {
     known: Mutex<HashMap<String, Record>>,
     /// A sealing is under way, or about to be.
     seals: AtomicBool,
+    commits: Commits,
 }
 
 /// When a write says it is, and by how much that may be wrong.
@@ -112,7 +116,15 @@ impl Postgres {
             watch: Watch::default(),
             known: Mutex::default(),
             seals: AtomicBool::new(false),
+            commits: Commits::default(),
         })))
+    }
+
+    /// Counts its commits.
+    #[must_use]
+    pub fn counted(self, metrics: &Metrics) -> Self {
+        self.0.commits.count_with(metrics, "postgres");
+        self
     }
 
     /// Reads everything and says what does not fit: changed, removed or reordered records and events.
@@ -280,6 +292,7 @@ impl Postgres {
         if matches!(how, Write::Over { .. }) {
             params.push((&version, Type::INT8));
         }
+        let began = Instant::now();
         let mut lease = self.0.link.lease().await?;
         let written = match &expired {
             None => lease.rows(statement, &params).await,
@@ -290,6 +303,7 @@ impl Postgres {
             }
         };
         drop(lease);
+        self.0.commits.committed(began.elapsed(), 1);
         let rows = match written {
             Ok(rows) => rows,
             Err(Trouble::Conflict) => return Ok(None),

@@ -40,7 +40,7 @@ use super::{
     Answer, Filter, Intended, Intent, Ledger, LedgerError, Look, Looked, Move, Record, Terms, Turn,
     turns::Turns,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, telemetry::metrics::Metrics};
 
 /// The most operations that wait to be written; whoever comes then waits for a place.
 const QUEUE: usize = 1024;
@@ -112,6 +112,13 @@ impl Sqlite {
         Ok(Self { shared, driver, turns: Turns::default() })
     }
 
+    /// Counts its commits.
+    #[must_use]
+    pub fn counted(self, metrics: &Metrics) -> Self {
+        self.shared.figures.counted.count_with(metrics, "sqlite");
+        self
+    }
+
     /// Proves that the records are as they were written. Reads the whole ledger.
     pub async fn verify(&self) -> Result<Verified, LedgerError> {
         self.shared.readers.read(archive::verify).await
@@ -128,7 +135,7 @@ impl Sqlite {
 
     /// How many operations were written since it was opened, and in how many commits.
     pub fn written(&self) -> (u64, u64) {
-        let Figures { operations, commits } = &self.shared.figures;
+        let Figures { operations, commits, .. } = &self.shared.figures;
         (operations.load(Ordering::Relaxed), commits.load(Ordering::Relaxed))
     }
 

@@ -21,10 +21,11 @@ use tower::{Layer, Service};
 
 use super::{HttpRequest, HttpResponse, refuse};
 use crate::{
-    api::service::CallInfo,
+    api::{methods, service::CallInfo},
     credentials::{Authenticator, Checked, Refused},
     error::{Error, Reason},
     principal::{Peer, Principal},
+    telemetry::metrics::Metrics,
 };
 
 /// Authenticates calls.
@@ -32,6 +33,7 @@ use crate::{
 pub struct AuthenticateLayer {
     authenticator: Arc<Authenticator>,
     local: Arc<Principal>,
+    metrics: Metrics,
 }
 
 /// See [`AuthenticateLayer`].
@@ -40,6 +42,7 @@ pub struct Authenticate<S> {
     inner: S,
     authenticator: Arc<Authenticator>,
     local: Arc<Principal>,
+    metrics: Metrics,
 }
 
 /// The rest of a call whose credential is still looked at.
@@ -66,8 +69,9 @@ pin_project! {
 
 impl AuthenticateLayer {
     /// Asks `authenticator`; if that is off, every caller is the one on this machine.
-    pub fn new(authenticator: Arc<Authenticator>) -> Self {
-        Self { authenticator, local: Arc::new(Principal::local()) }
+    /// Whoever fails too often is counted in `metrics`.
+    pub fn new(authenticator: Arc<Authenticator>, metrics: Metrics) -> Self {
+        Self { authenticator, local: Arc::new(Principal::local()), metrics }
     }
 }
 
@@ -75,7 +79,8 @@ impl<S> Layer<S> for AuthenticateLayer {
     type Service = Authenticate<S>;
 
     fn layer(&self, inner: S) -> Authenticate<S> {
-        Authenticate { inner, authenticator: self.authenticator.clone(), local: self.local.clone() }
+        let Self { authenticator, local, metrics } = self.clone();
+        Authenticate { inner, authenticator, local, metrics }
     }
 }
 
@@ -126,21 +131,27 @@ where
                 AuthenticateFuture::Known { inner: self.inner.call(request) }
             }
             Checked::Now(Err(refused)) => {
-                let response = answer(refused, &self.authenticator, address, &info);
+                let class = class_of(request.uri().path());
+                let own = (&*self.authenticator, &self.metrics);
+                let response = answer(refused, own, address, class, &info);
                 AuthenticateFuture::Refused { response: Some(response) }
             }
             Checked::Later(later) => {
                 // The service that was made ready is the one to call.
                 let clone = self.inner.clone();
                 let mut inner = std::mem::replace(&mut self.inner, clone);
-                let authenticator = self.authenticator.clone();
+                let (authenticator, metrics) = (self.authenticator.clone(), self.metrics.clone());
                 let later = Box::pin(async move {
                     match later.await {
                         Ok(principal) => {
                             admit(&mut request, &info, principal);
                             inner.call(request).await
                         }
-                        Err(refused) => Ok(answer(refused, &authenticator, address, &info)),
+                        Err(refused) => {
+                            let class = class_of(request.uri().path());
+                            let own = (&*authenticator, &metrics);
+                            Ok(answer(refused, own, address, class, &info))
+                        }
                     }
                 });
                 AuthenticateFuture::Later { later }
@@ -154,11 +165,17 @@ fn admit(request: &mut HttpRequest, info: &CallInfo, principal: Arc<Principal>) 
     request.extensions_mut().insert(principal);
 }
 
+/// The class of a call, as the rate limits have it.
+fn class_of(path: &str) -> &'static str {
+    if methods::is_change(path) { "mutate" } else { "read" }
+}
+
 /// The refusal. One text for each reason.
 fn answer(
     refused: Refused,
-    authenticator: &Authenticator,
+    (authenticator, metrics): (&Authenticator, &Metrics),
     address: Option<IpAddr>,
+    class: &'static str,
     info: &CallInfo,
 ) -> HttpResponse {
     let (reason, message, cause) = match refused {
@@ -182,6 +199,9 @@ fn answer(
     // That an issuer does not answer is nobody's failure.
     let is_failure = reason != Reason::CredentialsUnverifiable;
     let wait = if is_failure { authenticator.charge(address) } else { None };
+    if wait.is_some() {
+        metrics.limited("failed_authentication", class);
+    }
     let error = match wait {
         None => Error::new(reason, message),
         Some(wait) => Error::exhausted(

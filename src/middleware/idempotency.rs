@@ -28,7 +28,7 @@ use crate::{
         Timing, canonical, journal::unavailable,
     },
     rule::{GroupRef, Target, Violation, permission::excerpt},
-    telemetry::trace,
+    telemetry::{metrics::Metrics, trace},
 };
 
 mod conclude;
@@ -83,6 +83,12 @@ struct Run {
     again: bool,
 }
 
+/// A wait for a turn, which is measured however it ends.
+struct Wait {
+    metrics: Metrics,
+    began: Instant,
+}
+
 /// What the ledger's knowledge comes to.
 enum Course {
     /// Look once more.
@@ -91,6 +97,12 @@ enum Course {
     Replay(Box<Record>),
     /// It is this call's to run; as the next attempt of the record that is known, if one is.
     Run(Option<Box<Record>>),
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.metrics.waited_for_turn(self.began.elapsed());
+    }
 }
 
 impl Books {
@@ -334,6 +346,7 @@ impl Run {
     }
 
     async fn take_turn(&mut self) -> Result<(), Error> {
+        let _wait = Wait { metrics: self.operations.metrics().clone(), began: Instant::now() };
         let mut turn = self.books.ledger.turn(&self.question.group, self.last_moment());
         let at_once = poll_fn(|cx| Poll::Ready(turn.as_mut().poll(cx))).await;
         let turn = match at_once {

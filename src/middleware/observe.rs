@@ -30,11 +30,15 @@ use crate::{
     random::Random,
     telemetry::{
         audit::{Attempt, Audit, Kind},
+        metrics::{self, Metrics},
         trace::{Arrival, CallSpan, Ended},
     },
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The reason of a call that nobody waited for to its end, in metrics and spans.
+const DROPPED: &str = "DROPPED";
 
 /// The longest request id that is taken over from a caller.
 const MAX_REQUEST_ID: usize = 128;
@@ -44,6 +48,7 @@ const MAX_REQUEST_ID: usize = 128;
 pub struct ObserveLayer {
     random: Arc<dyn Random>,
     audit: Arc<Audit>,
+    metrics: Metrics,
     calls: TaskTracker,
 }
 
@@ -53,6 +58,7 @@ pub struct Observe<S> {
     inner: S,
     random: Arc<dyn Random>,
     audit: Arc<Audit>,
+    metrics: Metrics,
     calls: TaskTracker,
 }
 
@@ -68,8 +74,12 @@ struct Line {
     progress: Arc<Progress>,
     caller: Arc<Caller>,
     audit: Arc<Audit>,
+    metrics: Metrics,
+    /// Whether an end was seen: else the call was dropped.
+    ended: bool,
     /// None: there are no traces, or it is not worth one.
     span: Option<CallSpan>,
+    _in_flight: metrics::Held,
     _open: TaskTrackerToken,
 }
 
@@ -94,9 +104,9 @@ pin_project! {
 // === impl ObserveLayer ===
 
 impl ObserveLayer {
-    /// Draws request ids from `random`; tells `audit` of refused attempts at changes.
-    pub fn new(random: Arc<dyn Random>, audit: Arc<Audit>) -> Self {
-        Self { random, audit, calls: TaskTracker::new() }
+    /// Draws request ids from `random`; tells `audit` of refused attempts at changes; counts in `metrics`.
+    pub fn new(random: Arc<dyn Random>, audit: Arc<Audit>, metrics: Metrics) -> Self {
+        Self { random, audit, metrics, calls: TaskTracker::new() }
     }
 
     /// The calls that are not told of yet. A call is over for its caller, and its connection, a moment before it is told
@@ -110,8 +120,8 @@ impl<S> Layer<S> for ObserveLayer {
     type Service = Observe<S>;
 
     fn layer(&self, inner: S) -> Observe<S> {
-        let Self { random, audit, calls } = self.clone();
-        Observe { inner, random, audit, calls }
+        let Self { random, audit, metrics, calls } = self.clone();
+        Observe { inner, random, audit, metrics, calls }
     }
 }
 
@@ -159,7 +169,10 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             progress,
             caller,
             audit: self.audit.clone(),
+            metrics: self.metrics.clone(),
+            ended: false,
             span,
+            _in_flight: self.metrics.call(),
             _open: self.calls.token(),
         };
         let _entered = line.span.as_ref().map(CallSpan::enter);
@@ -216,6 +229,7 @@ where
         if let Some(status) = response.extensions().get::<Status>() {
             line.ended_with(status);
         } else if !response.status().is_success() {
+            line.ended = true;
             line.code = Code::Unknown;
             line.reason = response.status().canonical_reason().unwrap_or("http error").into();
         }
@@ -238,6 +252,7 @@ impl HttpBody for ObservedBody {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(trailers), Some(line)) = (frame.trailers_ref(), this.line.as_mut()) {
+                    line.ended = true;
                     let code = trailers.get(Status::GRPC_STATUS);
                     line.code =
                         code.map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
@@ -267,6 +282,7 @@ impl HttpBody for ObservedBody {
 
 impl Line {
     fn ended_with(&mut self, status: &Status) {
+        self.ended = true;
         self.code = status.code();
         if let Some(logged) =
             std::error::Error::source(status).and_then(|source| source.downcast_ref::<Logged>())
@@ -279,7 +295,8 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let took = self.started.elapsed();
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let operation = self.progress.sent_operation();
         let operation = operation.as_deref().unwrap_or_default();
         let code = code_name(self.code);
@@ -303,6 +320,9 @@ impl Drop for Line {
                 "call"
             );
         }
+        let rpc = methods::known(self.path.path()).unwrap_or(metrics::OTHER);
+        let reason = if self.ended { self.reason.clone() } else { Cow::Borrowed(DROPPED) };
+        self.metrics.called(rpc, code, reason.clone(), took);
         // What was sent has a record, and its own line.
         if let Some(kind) = Kind::of(&self.reason)
             && operation.is_empty()
@@ -319,10 +339,9 @@ impl Drop for Line {
             });
         }
         if let Some(span) = &self.span {
-            let dropped = self.code == Code::Cancelled && self.reason.is_empty();
             span.end(&Ended {
                 code,
-                reason: if dropped { "DROPPED" } else { &self.reason },
+                reason: &reason,
                 request_id: &self.request_id,
                 operation_id: operation,
                 principal,
@@ -378,7 +397,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_open_until_it_is_told_of() {
-        let layer = ObserveLayer::new(Arc::new(SeededRandom::new(1)), Arc::new(Audit::default()));
+        let layer = ObserveLayer::new(
+            Arc::new(SeededRandom::new(1)),
+            Arc::new(Audit::default()),
+            Metrics::default(),
+        );
         let answer = |_: HttpRequest| async {
             let body = http_body_util::Full::new(Bytes::from_static(b"frame"));
             Ok::<_, Infallible>(HttpResponse::new(Body::new(body)))

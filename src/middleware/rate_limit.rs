@@ -22,6 +22,7 @@ use crate::{
     config::{CallClass, RateLimits},
     error::{Error, Reason},
     principal::Principal,
+    telemetry::metrics::Metrics,
 };
 
 mod limiter;
@@ -51,6 +52,7 @@ pub fn class_of(path: &str) -> Option<CallClass> {
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer {
     limiter: Option<Arc<Limiter>>,
+    metrics: Metrics,
 }
 
 /// See [`RateLimitLayer`].
@@ -58,6 +60,7 @@ pub struct RateLimitLayer {
 pub struct RateLimit<S> {
     inner: S,
     limiter: Option<Arc<Limiter>>,
+    metrics: Metrics,
 }
 
 pin_project! {
@@ -79,9 +82,9 @@ pin_project! {
 // === impl RateLimitLayer ===
 
 impl RateLimitLayer {
-    /// Limits by `limiter`, or not at all.
-    pub fn new(limiter: Option<Arc<Limiter>>) -> Self {
-        Self { limiter }
+    /// Limits by `limiter`, or not at all. Refusals are counted in `metrics`.
+    pub fn new(limiter: Option<Arc<Limiter>>, metrics: Metrics) -> Self {
+        Self { limiter, metrics }
     }
 
     /// The limiter for these limits, and the task that keeps it small. None: there is no limit.
@@ -94,7 +97,7 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit { inner, limiter: self.limiter.clone() }
+        RateLimit { inner, limiter: self.limiter.clone(), metrics: self.metrics.clone() }
     }
 }
 
@@ -113,6 +116,7 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
         let decision = self.limiter.as_deref().and_then(|limiter| decide(limiter, &request));
         match decision {
             Some(Decision { over: Some(over), headers }) => {
+                self.metrics.limited("principal", over.class.as_str());
                 let mut response = refusal(&over, &request);
                 tell(&mut response, headers);
                 RateLimitFuture::Refused { response: Some(response) }

@@ -200,7 +200,7 @@ impl Records {
                 settle::by_operator(operations, scribe, &held, *to, caller.principal, reason).await;
             match self.ledger.advance(&held.id, held.fence, &step).await {
                 Ok(record) => {
-                    audit::outcome(&record);
+                    audit::left(&self.operations.metrics, &record);
                     return Ok(record);
                 }
                 // Somebody else was quicker.

@@ -198,7 +198,7 @@ impl Settler<'_> {
                 Ok(Settled::Later)
             }
             Ok(record) => {
-                audit::outcome(&record);
+                audit::left(&self.operations.metrics, &record);
                 Ok(Settled::Moved)
             }
             Err(LedgerError::Fenced) => Ok(Settled::Moved),

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     config::Limits,
     principal::Peer,
+    telemetry::metrics::Metrics,
     tls::{self, Tls},
 };
 
@@ -60,6 +61,7 @@ pub struct Connections {
     serve: Serve,
     places: Arc<Semaphore>,
     tasks: TaskTracker,
+    metrics: Metrics,
 }
 
 /// What each connection takes with it.
@@ -79,7 +81,7 @@ struct Serve {
 
 impl Connections {
     /// None yet.
-    pub fn new(limits: &Limits, tls: Option<Arc<Tls>>, path: Path) -> Self {
+    pub fn new(limits: &Limits, tls: Option<Arc<Tls>>, path: Path, metrics: Metrics) -> Self {
         let serve = Serve {
             http: http(limits),
             path,
@@ -89,7 +91,7 @@ impl Connections {
             abort: CancellationToken::new(),
         };
         let places = Arc::new(Semaphore::new(limits.max_connections));
-        Self { serve, places, tasks: TaskTracker::new() }
+        Self { serve, places, tasks: TaskTracker::new(), metrics }
     }
 
     /// Accepts for ever. At the limit of connections, new ones wait in the kernel's queue.
@@ -101,9 +103,10 @@ impl Connections {
                     // Answers are small and whole: waiting to fill a packet only delays them.
                     let _ = stream.set_nodelay(true);
                     let connection = self.serve.clone().accepted(stream, address);
+                    let open = self.metrics.connection();
                     self.tasks.spawn(async move {
                         connection.await;
-                        drop(place);
+                        drop((open, place));
                     });
                 }
                 Err(error) => {

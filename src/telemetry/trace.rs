@@ -126,7 +126,7 @@ impl CallSpan {
             .with_kind(SpanKind::Server)
             .with_attributes([
                 KeyValue::new("rpc.system.name", "grpc"),
-                KeyValue::new("rpc.method", arrival.method.unwrap_or("_OTHER")),
+                KeyValue::new("rpc.method", arrival.method.unwrap_or(super::metrics::OTHER)),
             ]);
         let mut span = tracer.build_with_context(builder, &parent);
         if span.is_recording() {

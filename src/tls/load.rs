@@ -72,9 +72,15 @@ pub fn load(files: &Files, clock: &Arc<dyn Clock>) -> Result<(State, Vec<String>
         Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
         None => builder.with_no_client_auth(),
     };
+    let not_after = own.end_entity_cert().ok().and_then(|own| not_after(own));
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-    Ok((State { config: Arc::new(config), verifier }, warnings))
+    Ok((State { config: Arc::new(config), verifier, not_after }, warnings))
+}
+
+fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, read) = X509Certificate::from_der(certificate).ok()?;
+    Some(time_of(read.validity().not_after.timestamp()))
 }
 
 impl Loading {

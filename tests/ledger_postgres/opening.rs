@@ -12,6 +12,7 @@ use portcullis::{
         postgres::{OpenError, Postgres, Settings},
     },
     random::SystemRandom,
+    telemetry::metrics::Metrics,
 };
 
 use crate::{
@@ -287,4 +288,19 @@ async fn stricter_transactions_of_the_role_are_no_harm() {
     let settings = Settings::parse(&database.url()).unwrap();
     let sweeps = Postgres::open(&settings, BACKEND, short, Arc::new(SystemRandom)).await.unwrap();
     assert_eq!(sweeps.sweep(100).await.unwrap(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_commits_are_counted() {
+    let database = shared().database();
+    let metrics = Metrics::open(|readers| readers).unwrap();
+    let ledger: Arc<dyn Ledger> = Arc::new(open(&database.url()).await.unwrap().counted(&metrics));
+    let record = write(&ledger, &intent(1)).await;
+    crate::suite::step(&ledger, &record, &crate::suite::to(portcullis::ledger::State::Succeeded))
+        .await;
+    let text = metrics.text().unwrap();
+    for name in ["duration_seconds_count", "writes_count", "writes_sum"] {
+        let line = format!("portcullis_ledger_commit_{name}{{engine=\"postgres\"}} 2\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
 }

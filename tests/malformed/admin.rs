@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use portcullis::{admin, reload::Stale, server::ServerStatus};
+use portcullis::{
+    admin::{self, Admin},
+    reload::Stale,
+    server::ServerStatus,
+    telemetry::{level::Level, metrics::Metrics},
+};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -34,6 +39,21 @@ fn requests(rng: &mut StdRng) -> Vec<Request> {
             (format!("GET /{number} HTTP/1.1\r\nhost: x\r\n\r\n").into(), false, &[404]),
             (format!("GET /../..//{number} HTTP/1.1\r\n\r\n").into(), false, &[404]),
             (format!("DELETE /readyz?{number} HTTP/1.1\r\n\r\n").into(), false, &[405]),
+            (
+                format!("PUT /log-level HTTP/1.1\r\ncontent-length: 9000\r\n\r\n{long}").into(),
+                false,
+                &[413],
+            ),
+            (
+                b"PUT /log-level HTTP/1.1\r\ncontent-length: 2\r\n\r\n\xff\xff".to_vec(),
+                false,
+                &[400],
+            ),
+            (
+                format!("PUT /log-level HTTP/1.1\r\ncontent-length: 5\r\n\r\n{number}").into(),
+                true,
+                &[400, 413],
+            ),
             (format!("{head}content-length: -{number}\r\n\r\n").into(), true, &[400]),
             (format!("GET /{long} HTTP/1.1\r\n\r\n").into(), true, &[414, 431]),
             (format!("{head}x-long: {long}\r\n\r\n").into(), true, &[431]),
@@ -56,8 +76,13 @@ async fn malformed_requests_to_the_admin_port() {
     let address = listener.local_addr().unwrap();
     tokio::spawn(admin::serve(
         listener,
-        ServerStatus::default(),
-        Stale::default(),
+        Admin {
+            status: ServerStatus::default(),
+            stale: Stale::default(),
+            metrics: Metrics::default(),
+            config: "".into(),
+            level: Level::open::<tracing_subscriber::Registry>("info").unwrap().1,
+        },
         std::future::pending(),
     ));
     let requests = requests(&mut StdRng::seed_from_u64(super::SEED));

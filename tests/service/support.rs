@@ -29,6 +29,7 @@ use portcullis::{
     middleware::idempotency::Books,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
+    telemetry::metrics::Metrics,
 };
 use prost::Message;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -144,6 +145,21 @@ async fn start_parts(
     authenticator: Arc<Authenticator>,
     books: Option<Books>,
 ) -> Server {
+    let mut parts = parts(authenticator);
+    parts.limits = limits;
+    parts.rate_limits = rate_limits;
+    parts.access = Arc::new(access);
+    if !sandbox_service {
+        parts.sandbox = None;
+    }
+    if let Some(books) = books {
+        parts.books = books;
+    }
+    serve(parts, ServerStatus::default()).await
+}
+
+/// What a server with [`STATE`] is made of, to change and to serve.
+pub fn parts(authenticator: Arc<Authenticator>) -> Parts {
     let state: SandboxState = serde_json::from_str(STATE).unwrap();
     let clock = Arc::new(SystemClock);
     let random = Arc::new(SeededRandom::new(1));
@@ -151,30 +167,30 @@ async fn start_parts(
         Sandbox::open(Some(state), None, clock.clone(), random.clone()).unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     let sandbox = Arc::new(sandbox);
-    let backend = sandbox.clone();
-    let sandbox = sandbox_service.then_some(sandbox);
-    let access = Arc::new(access);
-    let parts = Parts {
-        limits,
-        rate_limits,
+    Parts {
+        limits: limits(),
+        rate_limits: RateLimits::default(),
         tls: None,
         authenticator,
-        backend,
-        sandbox,
-        books: books.unwrap_or_else(|| {
-            Books::in_memory(Terms::default(), clock.clone(), Arc::new(ProtoScribe))
-        }),
-        access,
+        backend: sandbox.clone(),
+        sandbox: Some(sandbox),
+        books: Books::in_memory(Terms::default(), clock.clone(), Arc::new(ProtoScribe)),
+        access: Arc::new(Access::allow_all()),
         clock,
         random,
-    };
+        metrics: Metrics::default(),
+    }
+}
+
+/// Serves it.
+pub async fn serve(parts: Parts, status: ServerStatus) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async move {
         let _ = stopped.await;
     };
-    let task = tokio::spawn(server::serve(listener, parts, shutdown, ServerStatus::default()));
+    let task = tokio::spawn(server::serve(listener, parts, shutdown, status));
     let channel =
         Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     Server {

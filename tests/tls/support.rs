@@ -15,6 +15,7 @@ use portcullis::{
     middleware::idempotency::Books,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
+    telemetry::metrics::Metrics,
     tls::{ClientAuth, Files, Tls, client},
 };
 use tokio::{
@@ -92,6 +93,7 @@ impl Server {
             access: Arc::new(access),
             clock,
             random,
+            metrics: Metrics::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,9 +1,10 @@
 //! One target's SDK client, and the one way through it.
 
 use std::{
+    borrow::Cow,
     future::Future,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -19,7 +20,8 @@ use aws_smithy_runtime_api::{
         interceptors::{
             Intercept,
             context::{
-                AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+                AfterDeserializationInterceptorContextRef,
+                BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
                 BeforeTransmitInterceptorContextRef,
             },
         },
@@ -38,13 +40,16 @@ use xmlparser::{ElementEnd, Token, Tokenizer};
 
 use super::{
     denied::{self, Decoder},
-    errors::{Stage, classify, is_credentials_refusal},
+    errors::{Stage, classify, is_credentials_refusal, is_throttling},
     session::{Session, Sessions},
 };
 use crate::{
-    backend::{BackendError, CallContext, Failure},
+    backend::{BackendError, CallContext, Failure, Refusal},
     rule::Target,
-    telemetry::trace::{self, ClientSpan},
+    telemetry::{
+        metrics::Metrics,
+        trace::{self, ClientSpan},
+    },
 };
 
 /// With less time than this, nothing is sent: the answer would come too late to be told.
@@ -68,6 +73,7 @@ pub(super) struct Served {
     pub(super) sessions: Option<Arc<Sessions>>,
     /// Decodes what EC2 does not permit, if that is wanted.
     pub(super) decoder: Option<Arc<Decoder>>,
+    pub(super) metrics: Metrics,
 }
 
 impl Served {
@@ -126,23 +132,29 @@ impl Served {
             )));
         }
         let effect = kind == Kind::Mutation { dry_run: false };
-        let answer = send(&self.client, config).await;
-        let answer = answer.map_err(|error| {
+        let began = Instant::now();
+        let answer = send(&self.client, config).await.map_err(|error| {
             let error = classify(&error, progress.stage(), effect);
             self.refused(call, session.as_ref(), error)
         });
+        let took = began.elapsed();
+        // Set before anything can fail.
+        let action = progress.action.get().cloned().unwrap_or_default();
+        let error = answer.as_ref().err();
+        let class = error.and_then(error_type);
         if let Some(span) = span {
-            self.told(span, &progress.seen(), answer.as_ref().err());
+            self.told(span, &action, &progress.seen(), class.as_deref());
         }
+        self.count(action, took, error, class);
         answer
     }
 
     /// Ends the call's span with what was seen on the way.
-    fn told(&self, span: ClientSpan, seen: &Seen, error: Option<&BackendError>) {
+    fn told(&self, span: ClientSpan, action: &str, seen: &Seen, class: Option<&str>) {
         let mut attributes = vec![
             trace::attribute("rpc.system.name", "aws-api"),
             trace::attribute("rpc.service", "EC2"),
-            trace::attribute("rpc.method", seen.action.clone()),
+            trace::attribute("rpc.method", action.to_owned()),
             trace::attribute("cloud.provider", "aws"),
             trace::attribute("cloud.region", self.target.region.as_str().to_owned()),
             trace::attribute("cloud.account.id", self.target.account.as_str().to_owned()),
@@ -160,7 +172,22 @@ impl Served {
             "http.request.resend_count",
             seen.attempts.checked_sub(1).filter(|again| *again > 0),
         ));
-        span.end(format!("EC2.{}", seen.action), attributes, error.and_then(class));
+        span.end(format!("EC2.{action}"), attributes, class);
+    }
+
+    fn count(
+        &self,
+        action: Cow<'static, str>,
+        took: Duration,
+        error: Option<&BackendError>,
+        class: Option<Cow<'static, str>>,
+    ) {
+        let target = (self.target.account.as_str(), self.target.region.as_str());
+        let is_throttled = |error: &&BackendError| matches!(error, BackendError::Refused(refusal) if is_throttling(&refusal.code));
+        if error.filter(is_throttled).is_some() {
+            self.metrics.throttled(action.clone(), target);
+        }
+        self.metrics.called_ec2(action, target, class, took);
     }
 
     /// What follows from EC2's refusal besides the answer.
@@ -186,31 +213,37 @@ impl Served {
     }
 }
 
-/// What an error is called in a span: EC2's own code, if it gave one. None: it is the answer to a dry run that would be
-/// good.
-fn class(error: &BackendError) -> Option<&str> {
+/// What spans and metrics call an error: EC2's own code, if it gave one. None: it is the answer to a dry run that would
+/// be good.
+fn error_type(error: &BackendError) -> Option<Cow<'static, str>> {
     Some(match error {
-        BackendError::Refused(refusal) if refusal.code == "DryRunOperation" => return None,
-        BackendError::Refused(refusal) => &refusal.code,
-        BackendError::Unavailable(failure) | BackendError::OutcomeUnknown(failure)
-            if failure.code.is_some() =>
+        BackendError::Refused(Refusal { code, .. }) if code == "DryRunOperation" => return None,
+        // EC2's codes are a few hundred. What does not look like one is none.
+        BackendError::Refused(Refusal { code, .. }) if is_code(code) => code.clone().into(),
+        BackendError::Refused(_) => "_OTHER".into(),
+        BackendError::Unavailable(Failure { code: Some(code), .. })
+        | BackendError::OutcomeUnknown(Failure { code: Some(code), .. })
+            if is_code(code) =>
         {
-            failure.code.as_deref().unwrap_or_default()
+            code.clone().into()
         }
-        BackendError::Unavailable(_) => "unavailable",
-        BackendError::OutcomeUnknown(_) => "outcome_unknown",
-        BackendError::CredentialsUnavailable(_) => "credentials_unavailable",
-        BackendError::DeadlineTooNear => "deadline_too_near",
-        BackendError::BudgetExhausted { .. } => "budget_exhausted",
-        BackendError::TargetNotConfigured { .. } => "target_not_configured",
+        BackendError::Unavailable(_) => "unavailable".into(),
+        BackendError::OutcomeUnknown(_) => "outcome_unknown".into(),
+        BackendError::CredentialsUnavailable(_) => "credentials_unavailable".into(),
+        BackendError::DeadlineTooNear => "deadline_too_near".into(),
+        BackendError::BudgetExhausted { .. } => "budget_exhausted".into(),
+        BackendError::TargetNotConfigured { .. } => "target_not_configured".into(),
     })
+}
+
+fn is_code(text: &str) -> bool {
+    (1..=80).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
 }
 
 /// What the call's span tells.
 #[derive(Clone, Debug, Default)]
 struct Seen {
-    /// EC2's action.
-    action: String,
     host: Option<String>,
     port: Option<u16>,
     attempts: u16,
@@ -224,6 +257,8 @@ struct Progress {
     stage: Arc<AtomicU8>,
     /// For the span, if there is one.
     seen: Option<Arc<Mutex<Seen>>>,
+    /// EC2's name of what is called.
+    action: Arc<OnceLock<Cow<'static, str>>>,
 }
 
 impl Progress {
@@ -262,6 +297,17 @@ impl Progress {
 impl Intercept for Progress {
     fn name(&self) -> &'static str {
         "portcullis progress"
+    }
+
+    fn read_before_execution(
+        &self,
+        _context: &BeforeSerializationInterceptorContextRef<'_>,
+        bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(metadata) = bag.load::<Metadata>() {
+            let _ = self.action.set(metadata.name().to_owned().into());
+        }
+        Ok(())
     }
 
     fn read_before_attempt(

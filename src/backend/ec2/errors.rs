@@ -130,7 +130,7 @@ pub(super) fn is_credentials_refusal(code: &str) -> bool {
     )
 }
 
-fn is_throttling(code: &str) -> bool {
+pub(super) fn is_throttling(code: &str) -> bool {
     code == THROTTLED
         || code.starts_with("Throttl")
         || code.starts_with("RequestThrottled")

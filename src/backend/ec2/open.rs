@@ -21,7 +21,10 @@ use super::{
     read::VpcKinds,
     session::Sessions,
 };
-use crate::rule::{AccountId, Region, Target};
+use crate::{
+    rule::{AccountId, Region, Target},
+    telemetry::metrics::Metrics,
+};
 
 /// How we call ourselves in user agents and assumed sessions.
 const NAME: &str = "portcullis";
@@ -89,6 +92,7 @@ impl Ec2 {
                     attempt_timeout: settings.attempt_timeout,
                     sessions: sessions.clone(),
                     decoder: decoder.clone(),
+                    metrics: Metrics::default(),
                 };
                 let twice = format!("EC2 target {target} is configured twice");
                 if served.insert(target, one).is_some() {

@@ -20,7 +20,10 @@ use super::{
     schema,
     tables::Tables,
 };
-use crate::ledger::{LedgerError, record::to_millis};
+use crate::{
+    ledger::{LedgerError, record::to_millis},
+    telemetry::metrics::Commits,
+};
 
 /// The most operations of one transaction: bounds how long the first one waits.
 const MAX_BATCH: usize = 512;
@@ -71,6 +74,7 @@ struct Retry {
 pub(super) struct Figures {
     pub(super) operations: AtomicU64,
     pub(super) commits: AtomicU64,
+    pub(super) counted: Commits,
 }
 
 impl<T, F> Call<T, F>
@@ -141,6 +145,7 @@ impl Writer {
     ) {
         let mut jobs = vec![first];
         let mut written = Vec::new();
+        let began = Instant::now();
         let committed = match self.connection() {
             Err(why) => Err(Fault::Open(why)),
             Ok((conn, shared)) => {
@@ -153,6 +158,7 @@ impl Writer {
             }
         };
         let figures = &self.shared.figures;
+        figures.counted.committed(began.elapsed(), jobs.len());
         figures.operations.fetch_add(jobs.len() as u64, Ordering::Relaxed);
         match &committed {
             Ok(()) => {

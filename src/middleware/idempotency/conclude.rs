@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Reason},
     ledger::{Intended, Intent, Ledger, LedgerError, Move, Record, Recorded, SettledBy, State},
     operations::{Answered, CallMeta, Journal, Outcome, audit, journal::Kept},
-    telemetry::trace,
+    telemetry::{metrics::Metrics, trace},
 };
 
 /// The first pause before a write is tried again; it doubles, up to the second.
@@ -106,7 +106,7 @@ impl Run {
         match self.books.ledger.advance(&record.id, record.fence, &step).await {
             Ok(record) => {
                 trace::event("outcome recorded");
-                tell(&record);
+                self.left(&record);
             }
             Err(LedgerError::Fenced) => return self.fenced(meta, record, &step).await,
             Err(error) => {
@@ -114,13 +114,7 @@ impl Run {
                 tracing::error!(operation = record.id, %error, "the outcome could not be written down");
                 lags = true;
                 let until = Instant::now() + timing.hold();
-                keep_trying(
-                    self.books.ledger.clone(),
-                    record.id.clone(),
-                    record.fence,
-                    step.clone(),
-                    until,
-                );
+                keep_trying(self.writer(), record.id.clone(), record.fence, step.clone(), until);
             }
         }
         drop(self.turn.take());
@@ -158,7 +152,7 @@ impl Run {
             Intent { plan, conclusion: Some((state, recorded.clone())), ..journal.draft().clone() };
         let quicker = match self.books.ledger.intend(&intent).await {
             Ok(Intended::Written(record)) => {
-                tell(&record);
+                self.left(&record);
                 return Ok(answered(meta, recorded, false, None));
             }
             Ok(Intended::KeyTaken(record) | Intended::GroupBusy(record)) => record.id.clone(),
@@ -212,12 +206,27 @@ impl Run {
         let note = "its intent was never acknowledged, and nothing was sent".to_owned();
         let step = Move { note: Some(note), ..Move::to(State::Released) };
         let until = Instant::now() + self.books.timing.hold();
-        keep_trying(self.books.ledger.clone(), id.clone(), fence + 1, step, until);
+        keep_trying(self.writer(), id.clone(), fence + 1, step, until);
+    }
+
+    fn left(&self, record: &Record) {
+        audit::left(self.operations.metrics(), record);
+    }
+
+    /// What a write that is tried again needs.
+    fn writer(&self) -> (Arc<dyn Ledger>, Metrics) {
+        (self.books.ledger.clone(), self.operations.metrics().clone())
     }
 }
 
 /// Tries a write again until it is done, is refused, or is somebody else's to do.
-fn keep_trying(ledger: Arc<dyn Ledger>, id: String, fence: u64, step: Move, until: Instant) {
+fn keep_trying(
+    (ledger, metrics): (Arc<dyn Ledger>, Metrics),
+    id: String,
+    fence: u64,
+    step: Move,
+    until: Instant,
+) {
     tokio::spawn(async move {
         let mut pause = RETRY;
         while Instant::now() < until {
@@ -225,18 +234,11 @@ fn keep_trying(ledger: Arc<dyn Ledger>, id: String, fence: u64, step: Move, unti
             pause = (pause * 2).min(RETRY_MAX);
             match ledger.advance(&id, fence, &step).await {
                 Err(LedgerError::Unavailable(_)) => {}
-                Ok(record) => return tell(&record),
+                Ok(record) => return audit::left(&metrics, &record),
                 Err(_) => return,
             }
         }
     });
-}
-
-/// What is in doubt has its line when it is settled.
-fn tell(record: &Record) {
-    if !record.state.is_unsettled() {
-        audit::outcome(record);
-    }
 }
 
 fn to_verify(result: &Result<Outcome, Error>) -> Option<Vec<crate::rule::RuleId>> {

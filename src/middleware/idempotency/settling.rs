@@ -1,6 +1,9 @@
 //! In the background: settling what nobody settles, and forgetting what is old. It reads EC2 and never sends.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{
     sync::watch,
@@ -18,6 +21,9 @@ use crate::{
 const AT_ONCE: usize = 64;
 const BOUND: Duration = Duration::from_secs(30);
 
+/// How many operations without an outcome are counted at most: their records are read for it.
+const COUNTED: usize = 1000;
+
 /// How many records are forgotten at once.
 const SWEEP: usize = 500;
 
@@ -33,7 +39,10 @@ pub async fn run(
     loop {
         ticks.tick().await;
         let done = match books.ledger.check().await {
-            Ok(()) => round(&operations, &books, clock.as_ref()).await,
+            Ok(()) => match round(&operations, &books, clock.as_ref()).await {
+                Ok(()) => count(&operations, &books, clock.now()).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         let changed = up.send_if_modified(|up| std::mem::replace(up, done.is_ok()) != done.is_ok());
@@ -64,6 +73,26 @@ pub async fn round(
         settle(operations, books, &record).await?;
     }
     while books.ledger.sweep(SWEEP).await? == SWEEP {}
+    Ok(())
+}
+
+/// Tells how many operations have no outcome, and since when.
+async fn count(operations: &Operations, books: &Books, now: SystemTime) -> Result<(), LedgerError> {
+    let states = [State::InProgress, State::InDoubt, State::Unresolved];
+    let filter = Filter { states: states.to_vec(), limit: COUNTED, ..Filter::default() };
+    let records = books.ledger.list(&filter).await?;
+    let counts = states.map(|state| {
+        let in_state = records.iter().filter(|record| record.state == state);
+        (state.as_str(), in_state.count() as u64)
+    });
+    // The first attempt began when the record did. A further one may have, long after.
+    let since = |record: &Record| match record.attempts {
+        1 => record.created_at,
+        _ => record.changed_at,
+    };
+    let oldest = records.iter().map(since).min();
+    let age = oldest.and_then(|at| now.duration_since(at).ok()).unwrap_or_default();
+    operations.metrics().unsettled(&counts, age);
     Ok(())
 }
 

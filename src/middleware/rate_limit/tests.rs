@@ -37,7 +37,7 @@ struct Bench {
 
 impl Bench {
     fn new(limits: &RateLimits) -> Self {
-        let layer = RateLimitLayer::new(RateLimitLayer::open(limits));
+        let layer = RateLimitLayer::new(RateLimitLayer::open(limits), Metrics::default());
         Self { layer, reached: Arc::default() }
     }
 

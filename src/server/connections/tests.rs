@@ -42,7 +42,7 @@ fn connect(buffer: usize) -> (DuplexStream, tokio::task::JoinHandle<Duration>) {
     }));
     let limits = Limits { max_deadline: MAX_DEADLINE, ..Limits::default() };
     let (client, server) = duplex(buffer);
-    let connection = Connections::new(&limits, None, path).serve.connection(
+    let connection = Connections::new(&limits, None, path, Metrics::default()).serve.connection(
         server,
         Peer::default(),
         std::future::pending(),
@@ -173,7 +173,7 @@ async fn tls_server(folder: &Folder, ca: &Ca) -> SocketAddr {
     let limits = Limits { max_connections: 1, ..Limits::default() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let connections = Connections::new(&limits, Some(tls), path);
+    let connections = Connections::new(&limits, Some(tls), path, Metrics::default());
     tokio::spawn(async move { connections.accept(&listener).await });
     address
 }

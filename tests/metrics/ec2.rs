@@ -1,0 +1,81 @@
+//! Calls to EC2, through the real server and the SDK, to an endpoint that answers as it is told.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_config::BehaviorVersion;
+use aws_sdk_ec2::config::{Credentials, Region as SdkRegion};
+use portcullis::{
+    api::proto::v1,
+    backend::ec2::{Ec2, Ec2Settings, TargetSettings},
+    rule::{AccountId, Region},
+};
+
+use crate::{
+    ACCOUNT,
+    script::{Endpoint, error},
+    support::refusal,
+    text::Seen,
+    world,
+};
+
+async fn open(endpoint: &str) -> Ec2 {
+    let settings = Ec2Settings {
+        endpoint_url: Some(endpoint.to_owned()),
+        targets: vec![TargetSettings {
+            account: Some(AccountId::new(ACCOUNT)),
+            regions: vec![Region::parse("us-east-1").unwrap()],
+            role_arn: None,
+            external_id: None,
+            session_per_principal: false,
+        }],
+        default_account: None,
+        default_region: None,
+        attempt_timeout: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(3),
+        decode_authorization_messages: false,
+    };
+    let sdk = aws_config::defaults(BehaviorVersion::latest())
+        .credentials_provider(Credentials::new("AKIAEXAMPLE", "not-a-secret", None, None, "test"))
+        .region(SdkRegion::new("us-east-1"))
+        .load()
+        .await;
+    Ec2::open_with(settings, sdk).await.unwrap()
+}
+
+pub async fn calls(seen: &mut Seen) {
+    let (groups, create) = ("DescribeSecurityGroups", "CreateSecurityGroup");
+    let endpoint = Endpoint::serve(&[
+        (groups, &[error(400, "InvalidGroup.NotFound", "no such group")]),
+        (create, &[error(503, "RequestLimitExceeded", "slower")]),
+    ])
+    .await;
+    let ec2 = open(&endpoint.url).await;
+    let world = world::start(|parts, metrics| {
+        parts.backend = Arc::new(ec2.counted(metrics));
+        parts.sandbox = None;
+    });
+    let mut world = world.await;
+    let (duration, throttles) =
+        ("portcullis_ec2_call_duration_seconds_count", "portcullis_ec2_throttles_total");
+    let request = v1::DescribeSecurityGroupsRequest {
+        group_ids: vec!["sg-00000001".into()],
+        ..Default::default()
+    };
+    let none = world.server.groups.describe_security_groups(request).await;
+    assert_eq!(refusal(none).1, "INVALID_GROUP_NOT_FOUND");
+    let labels = |method, error| {
+        [
+            ("rpc_method", method),
+            ("account", ACCOUNT),
+            ("region", "us-east-1"),
+            ("error_type", error),
+        ]
+    };
+    let is_one = |value| value == 1.0;
+    seen.until(world.admin, duration, &labels(groups, "InvalidGroup.NotFound"), is_one).await;
+    assert_eq!(world.text().await.value(throttles, &[]), None);
+    world.server.create("fresh", "vpc-00000001").await.unwrap_err();
+    let throttled = labels(create, "RequestLimitExceeded");
+    seen.until(world.admin, duration, &throttled, is_one).await;
+    seen.until(world.admin, throttles, &throttled[..3], is_one).await;
+}
