@@ -10,7 +10,7 @@ FROM rust:1.95.0-bookworm AS build
 WORKDIR /src
 
 # The list of crates goes into the binary: `cargo audit bin`, Trivy and Grype read it there.
-RUN cargo install --locked --version 0.7.5 cargo-auditable
+RUN cargo install --locked --version 0.7.7 cargo-auditable
 
 # rust-toolchain.toml stays outside (.dockerignore): the image is the toolchain.
 COPY . .
