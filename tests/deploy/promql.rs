@@ -29,7 +29,7 @@ pub fn asked(expression: &str) -> Asked {
             label if depth > 0 || grouping => {
                 asked.labels.insert(label.to_owned());
             }
-            "and" | "or" | "unless" | "bool" => {}
+            "and" | "or" | "unless" | "bool" | "offset" => {}
             _ if matches!(next, Some("(" | "by" | "without")) => {}
             metric => {
                 asked.metrics.insert(metric.to_owned());
@@ -39,7 +39,7 @@ pub fn asked(expression: &str) -> Asked {
     asked
 }
 
-/// Names, numbers and signs; texts and the ranges in brackets are left out.
+/// Names, numbers and signs; texts, comments and the ranges in brackets are left out.
 fn tokens(expression: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = expression.chars().peekable();
@@ -54,6 +54,7 @@ fn tokens(expression: &str) -> Vec<String> {
                     }
                 }
             }
+            '#' => while rest.next().is_some_and(|c| c != '\n') {},
             '[' => while rest.next().is_some_and(|c| c != ']') {},
             c if c.is_ascii_alphanumeric() || c == '_' || c == ':' => {
                 let mut name = String::from(c);
@@ -75,9 +76,10 @@ fn tokens(expression: &str) -> Vec<String> {
 fn metrics_and_labels_are_told_apart() {
     let asked = asked(
         "histogram_quantile(0.99, sum by (le, a_label) (rate(one_bucket{job=~\"no{t\\\"m[e\", x!=\"y\"}[5m])))\n\
-         > on (z) 2 * 1e3 and absent(two == 1) or vector(0)",
+         # not this\n\
+         > on (z) 2 * 1e3 and absent(two == 1) or vector(0) unless three offset 5m",
     );
     let sorted = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(" ");
-    assert_eq!(sorted(&asked.metrics), "one_bucket two");
+    assert_eq!(sorted(&asked.metrics), "one_bucket three two");
     assert_eq!(sorted(&asked.labels), "a_label job le x z");
 }
