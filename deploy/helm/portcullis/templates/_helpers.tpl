@@ -1,0 +1,180 @@
+{{- define "portcullis.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "portcullis.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 54 | trimSuffix "-" }}
+{{- else if contains (include "portcullis.name" .) .Release.Name }}
+{{- .Release.Name | trunc 54 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "portcullis.name" .) | trunc 54 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "portcullis.selector" -}}
+app.kubernetes.io/name: {{ include "portcullis.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "portcullis.labels" -}}
+{{ include "portcullis.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "portcullis.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "portcullis.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "portcullis.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- define "portcullis.policies" -}}
+{{- default (printf "%s-policies" (include "portcullis.fullname" .)) .Values.policies.existingConfigMap }}
+{{- end }}
+
+{{/* Whether the pods read the API server's keys. */}}
+{{- define "portcullis.readsApiServer" -}}
+{{- if and .Values.auth.kubernetes.enabled .Values.auth.kubernetes.readFromApiServer }}yes{{ end }}
+{{- end }}
+
+{{/* A TOML value. JSON's texts and lists of texts are TOML's, too; whole numbers must stay whole. */}}
+{{- define "portcullis.toml.value" -}}
+{{- if kindIs "float64" . }}{{ if eq (floor .) . }}{{ int64 . }}{{ else }}{{ . }}{{ end }}{{ else }}{{ toJson . }}{{ end }}
+{{- end }}
+
+{{/* Tables of an array: list NAME TABLES. */}}
+{{- define "portcullis.toml.tables" -}}
+{{- $name := index . 0 }}
+{{- range index . 1 }}
+
+[[{{ $name }}]]
+{{- range $key, $value := . }}
+{{ $key }} = {{ include "portcullis.toml.value" $value }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* config.toml */}}
+{{- define "portcullis.config" -}}
+{{- $v := .Values -}}
+listen = {{ printf "%s:%d" $v.bindAddress (int $v.ports.grpc) | toJson }}
+admin_listen = {{ printf "%s:%d" $v.bindAddress (int $v.ports.admin) | toJson }}
+drain_timeout_ms = {{ int64 $v.drainTimeoutMs }}
+policy_dir = "/etc/portcullis/policies"
+backend = {{ toJson $v.backend }}
+{{- with $v.defaultAccountId }}
+default_account_id = {{ toJson . }}
+{{- end }}
+{{- with $v.defaultRegion }}
+default_region = {{ toJson . }}
+{{- end }}
+{{- if eq $v.ledger.engine "memory" }}
+ledger = "memory"
+{{- else if eq $v.ledger.engine "sqlite" }}
+ledger = "sqlite:/var/lib/portcullis/ledger.db"
+{{- end }}
+tls = {{ toJson $v.tls.mode }}
+{{- if eq $v.tls.mode "server" }}
+tls_cert_file = "/etc/portcullis/tls/tls.crt"
+tls_key_file = "/etc/portcullis/tls/tls.key"
+tls_client_auth = {{ toJson $v.tls.clientAuth }}
+{{- if ne $v.tls.clientAuth "off" }}
+tls_client_ca_files = [{{ range $i, $key := $v.tls.clientCaKeys }}{{ if $i }}, {{ end }}{{ printf "/etc/portcullis/client-ca/%s" $key | toJson }}{{ end }}]
+{{- end }}
+{{- with $v.tls.spiffeTrustDomains }}
+spiffe_trust_domains = {{ toJson . }}
+{{- end }}
+{{- end }}
+{{- range $key, $value := $v.config }}
+{{- if not (kindIs "slice" $value) }}
+{{ $key }} = {{ include "portcullis.toml.value" $value }}
+{{- else if not (kindIs "map" (first $value)) }}
+{{ $key }} = {{ toJson $value }}
+{{- end }}
+{{- end }}
+{{- if eq $v.backend "ec2" }}
+{{- include "portcullis.toml.tables" (list "ec2_targets" $v.ec2.targets) }}
+{{- end }}
+{{- with $v.auth.kubernetes }}
+{{- if .enabled }}
+
+[[jwt_issuers]]
+issuer = {{ toJson .issuer }}
+audiences = [{{ toJson .audience }}]
+jwks_url = {{ toJson .jwksUrl }}
+{{- if .readFromApiServer }}
+jwks_ca_file = "/var/run/portcullis/api-server/ca.crt"
+jwks_token_file = "/var/run/portcullis/api-server/token"
+{{- end }}
+algorithms = ["RS256", "ES256"]
+groups_claims = ["kubernetes.io.namespace"]
+groups_prefix = {{ toJson .groupsPrefix }}
+{{- end }}
+{{- end }}
+{{- include "portcullis.toml.tables" (list "jwt_issuers" $v.auth.jwtIssuers) }}
+{{- include "portcullis.toml.tables" (list "static_tokens" $v.auth.staticTokens) }}
+{{- range $key, $value := $v.config }}
+{{- if and (kindIs "slice" $value) (kindIs "map" (first $value)) }}
+{{- include "portcullis.toml.tables" (list $key $value) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What cannot work is refused here, with what to do. */}}
+{{- define "portcullis.check" -}}
+{{- $v := .Values -}}
+{{- $several := or (gt (int $v.replicaCount) 1) $v.autoscaling.enabled -}}
+{{- if and $several (ne $v.ledger.engine "postgres") }}
+{{- fail (printf "ledger.engine %s belongs to one process: several replicas or autoscaling need ledger.engine postgres" $v.ledger.engine) }}
+{{- end }}
+{{- if and $several (eq $v.backend "sandbox") }}
+{{- fail "each replica would have a sandbox of its own: several replicas or autoscaling need backend ec2 (an emulator's address goes into config.ec2_endpoint_url)" }}
+{{- end }}
+{{- if and (eq $v.backend "ec2") (eq $v.ledger.engine "memory") }}
+{{- fail "with backend ec2 a restart must not forget what was sent: set ledger.engine to sqlite or postgres" }}
+{{- end }}
+{{- if and (eq $v.backend "ec2") (not $v.ec2.targets) (not $v.configSecret) }}
+{{- fail "backend ec2 needs ec2.targets: which accounts and Regions are served" }}
+{{- end }}
+{{- range $v.ec2.targets }}
+{{- if hasKey . "external_id" }}
+{{- fail "an external_id is a secret and this would be a ConfigMap: put the whole config.toml into a Secret and name it in configSecret" }}
+{{- end }}
+{{- end }}
+{{- if and (eq $v.ledger.engine "postgres") (not $v.ledger.postgres.existingSecret) }}
+{{- fail "ledger.engine postgres needs ledger.postgres.existingSecret: the Secret that has the URL" }}
+{{- end }}
+{{- if and (eq $v.tls.mode "server") (not $v.tls.existingSecret) }}
+{{- fail "tls.mode server needs tls.existingSecret: a Secret of type kubernetes.io/tls" }}
+{{- end }}
+{{- if and $v.tls.certManager.enabled (not $v.tls.certManager.issuerRef) }}
+{{- fail "tls.certManager needs issuerRef" }}
+{{- end }}
+{{- if and (ne $v.tls.clientAuth "off") (or (ne $v.tls.mode "server") (not $v.tls.clientCaConfigMap)) }}
+{{- fail "tls.clientAuth needs tls.mode server and tls.clientCaConfigMap: the CAs of the clients" }}
+{{- end }}
+{{- if not (or $v.auth.kubernetes.enabled $v.auth.jwtIssuers $v.auth.staticTokens (ne $v.tls.clientAuth "off") $v.configSecret) }}
+{{- fail "nobody could call: enable auth.kubernetes, or give auth.jwtIssuers, auth.staticTokens or tls.clientAuth" }}
+{{- end }}
+{{- if not (or $v.policies.sets $v.policies.files $v.policies.existingConfigMap) }}
+{{- fail "callers are authenticated, so policies are needed: policies.sets, policies.files or policies.existingConfigMap" }}
+{{- end }}
+{{- range tuple "listen" "admin_listen" "drain_timeout_ms" "policy_dir" "backend" "default_account_id" "default_region" "ledger" "tls" "tls_cert_file" "tls_key_file" "tls_client_auth" "tls_client_ca_files" "spiffe_trust_domains" "ec2_targets" "jwt_issuers" "static_tokens" }}
+{{- if hasKey $v.config . }}
+{{- fail (printf "config.%s: the chart has a value of its own for this" .) }}
+{{- end }}
+{{- end }}
+{{- if and $v.configSecret $v.config }}
+{{- fail "configSecret replaces config: give one of them" }}
+{{- end }}
+{{- end }}

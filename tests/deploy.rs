@@ -1,0 +1,231 @@
+//! What is in deploy/ fits together and fits the program: queries name metrics that exist, alerts have their entries in the
+//! runbook, the IAM policies have what is called. Everything that other tools know is checked by scripts/check-deploy.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a panic is a failed test"
+)]
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use metrics::Metric;
+use serde_json::Value;
+
+#[path = "deploy/metrics.rs"]
+mod metrics;
+#[path = "deploy/promql.rs"]
+mod promql;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The texts after `key: ` in a YAML file of ours.
+fn values(text: &str, key: &str) -> Vec<String> {
+    let lines = text.lines().map(|line| line.trim_start().trim_start_matches("- "));
+    lines.filter_map(|line| line.strip_prefix(key)?.strip_prefix(": ")).map(str::to_owned).collect()
+}
+
+/// The expressions of the rules.
+fn rules() -> Vec<String> {
+    let text = read("deploy/prometheus/rules.yml");
+    let mut found = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line.trim() != "expr: |" {
+            assert!(!line.trim_start().starts_with("expr:"), "{line}: expressions are blocks");
+            continue;
+        }
+        let mut expression = String::new();
+        while let Some(line) = lines.next_if(|line| line.starts_with("          ")) {
+            expression += line;
+            expression.push('\n');
+        }
+        found.push(expression);
+    }
+    found
+}
+
+fn dashboard() -> Vec<Value> {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/portcullis.json")).unwrap();
+    dashboard["panels"].as_array().unwrap().clone()
+}
+
+/// What an expression asks for must be a metric of docs/metrics.md with its labels, or a rule of ours.
+fn assert_known(expression: &str, metrics: &[Metric]) {
+    let recorded = values(&read("deploy/prometheus/rules.yml"), "record");
+    let asked = promql::asked(expression);
+    assert!(!asked.metrics.is_empty(), "{expression}: asks for nothing");
+    let mut labels: BTreeSet<&str> = ["job", "instance"].into();
+    for name in &asked.metrics {
+        if name == "up" || recorded.contains(name) {
+            continue;
+        }
+        let metric = metrics.iter().find(|metric| metric.is(name));
+        let metric = metric.unwrap_or_else(|| panic!("{name} is no metric: {expression}"));
+        labels.extend(metric.labels.iter().map(String::as_str));
+        if name.ends_with("_bucket") {
+            labels.insert("le");
+        }
+    }
+    for label in &asked.labels {
+        assert!(
+            labels.contains(label.as_str()),
+            "nothing there has the label {label}: {expression}"
+        );
+    }
+    // A quantile is only as exact as the buckets around it: an alert's limit has to be one of them.
+    if let Some((_, limit)) = expression.trim().rsplit_once("))) > ") {
+        let name = asked.metrics.iter().find(|name| name.ends_with("_bucket")).unwrap();
+        let metric = metrics.iter().find(|metric| metric.is(name)).unwrap();
+        assert!(
+            metric.buckets.iter().any(|bound| bound == limit),
+            "{limit} is no bucket: {expression}"
+        );
+    }
+}
+
+fn metrics() -> Vec<Metric> {
+    let metrics = metrics::documented(&read("docs/metrics.md"));
+    assert!(metrics.len() >= 20, "{metrics:?}");
+    metrics
+}
+
+#[test]
+fn rules_ask_for_metrics_that_exist() {
+    let rules = rules();
+    assert!(rules.len() >= 20, "{}", rules.len());
+    let metrics = metrics();
+    for expression in rules {
+        assert_known(&expression, &metrics);
+    }
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_exist() {
+    let metrics = metrics();
+    let mut seen = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    for panel in dashboard() {
+        assert!(
+            ids.insert(panel["id"].as_u64().unwrap()),
+            "two panels have the id {}",
+            panel["id"]
+        );
+        if panel["type"] == "row" {
+            continue;
+        }
+        for target in panel["targets"].as_array().unwrap() {
+            let expression = target["expr"].as_str().unwrap();
+            assert_known(expression, &metrics);
+            seen.extend(promql::asked(expression).metrics);
+        }
+    }
+    // Everything that is measured can be seen.
+    for metric in &metrics {
+        assert!(seen.iter().any(|name| metric.is(name)), "no panel shows {}", metric.name);
+    }
+}
+
+#[test]
+fn every_alert_has_its_entry_and_its_tests() {
+    let rules = read("deploy/prometheus/rules.yml");
+    let alerts = values(&rules, "alert");
+    assert!(alerts.len() >= 20, "{}", alerts.len());
+    let runbook = read("docs/runbook.md");
+    let entries: Vec<String> =
+        runbook.lines().filter_map(|line| line.strip_prefix("### ")).map(str::to_owned).collect();
+    assert_eq!(
+        alerts.iter().collect::<BTreeSet<_>>(),
+        entries.iter().collect::<BTreeSet<_>>(),
+        "alerts (left) and entries of docs/runbook.md (right)"
+    );
+    assert_eq!(alerts.len(), entries.len(), "one is there twice");
+    let urls = values(&rules, "runbook_url");
+    let anchors: Vec<&str> =
+        urls.iter().map(|url| url.split_once("/docs/runbook.md#").unwrap().1).collect();
+    let expected: Vec<String> = alerts.iter().map(|alert| alert.to_lowercase()).collect();
+    assert_eq!(anchors, expected, "each alert's runbook_url names its own entry");
+    let tests = read("deploy/prometheus/rules_test.yml");
+    for alert in &alerts {
+        let fires = format!("labels: 'ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"");
+        assert!(tests.contains(&fires), "no test sees {alert} fire");
+    }
+    // Entries refer to one another.
+    for link in runbook.split("](#").skip(1) {
+        let anchor = link.split(')').next().unwrap();
+        assert!(expected.iter().any(|it| it == anchor), "#{anchor} is no entry of the runbook");
+    }
+}
+
+/// `describe_vpcs` is DescribeVpcs.
+fn action(method: &str) -> String {
+    let word = |word: &str| word[..1].to_uppercase() + &word[1..];
+    method.split('_').map(word).collect()
+}
+
+#[test]
+fn the_targets_role_may_do_what_is_called_and_nothing_else() {
+    let mut called = BTreeSet::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend");
+    let files = fs::read_dir(folder.join("ec2")).unwrap().map(|entry| entry.unwrap().path());
+    for file in files.chain([folder.join("ec2.rs")]) {
+        for line in fs::read_to_string(file).unwrap().lines() {
+            // The SDK's calls stand on lines of their own.
+            let Some(method) = line.trim().strip_prefix('.').and_then(|it| it.strip_suffix("()"))
+            else {
+                continue;
+            };
+            let verb = method.split('_').next().unwrap();
+            if ["describe", "create", "delete", "authorize", "revoke"].contains(&verb)
+                && method != verb
+            {
+                called.insert(format!("ec2:{}", action(method)));
+            }
+        }
+    }
+    assert!(called.contains("ec2:RevokeSecurityGroupEgress") && called.len() >= 9, "{called:?}");
+    // What the tags of a creation need, and what ec2_decode_authorization_messages does.
+    called.extend(["ec2:CreateTags", "sts:DecodeAuthorizationMessage"].map(str::to_owned));
+    let policy: Value = serde_json::from_str(&read("deploy/iam/target.json")).unwrap();
+    let mut allowed = BTreeSet::new();
+    for statement in policy["Statement"].as_array().unwrap() {
+        let actions = statement["Action"].as_array().unwrap().iter();
+        allowed.extend(actions.map(|action| action.as_str().unwrap().to_owned()));
+        // Everything at EC2 is bound to Regions; everything that changes something, to resources.
+        let action = statement["Action"][0].as_str().unwrap();
+        if action.starts_with("ec2:") {
+            assert!(statement["Condition"]["StringEquals"]["ec2:Region"].is_array(), "{statement}");
+        }
+        assert!(
+            statement["Resource"][0] != "*"
+                || action.contains(":Describe")
+                || action.starts_with("sts:"),
+            "{statement}"
+        );
+    }
+    assert_eq!(called, allowed, "called by src/backend/ec2 (left), allowed by target.json (right)");
+}
+
+#[test]
+fn the_trust_policy_is_the_documented_one() {
+    let documented = read("docs/aws-identity.md");
+    let policy: Value = serde_json::from_str(&read("deploy/iam/target-trust.json")).unwrap();
+    for statement in policy["Statement"].as_array().unwrap() {
+        let name = statement["Action"][0].as_str().unwrap();
+        assert!(documented.contains(&format!("\"{name}\"")), "{name}");
+        for keys in statement["Condition"].as_object().unwrap().values() {
+            for (key, values) in keys.as_object().unwrap() {
+                assert!(documented.contains(&format!("\"{key}\"")), "{key}");
+                for value in values.as_array().unwrap() {
+                    let known = documented.contains(&value.to_string());
+                    assert!(known || key == "sts:ExternalId", "{key}: {value}");
+                }
+            }
+        }
+    }
+}
