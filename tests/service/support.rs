@@ -2,6 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use portcullis::{
     access::Access,
     api::proto::{
@@ -25,10 +29,6 @@ use portcullis::{
     middleware::idempotency::Books,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
-};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
 };
 use prost::Message;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -65,6 +65,7 @@ pub fn limits() -> Limits {
     Limits {
         default_deadline: Duration::from_secs(30),
         max_deadline: Duration::from_secs(120),
+        drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(5),
         max_in_flight: 1024,
         max_connections: 100,
@@ -72,6 +73,9 @@ pub fn limits() -> Limits {
         max_concurrent_streams: 256,
         keepalive_interval: Duration::from_secs(60),
         keepalive_timeout: Duration::from_secs(20),
+        max_connection_age: None,
+        max_connection_age_grace: Duration::from_secs(20),
+        max_connection_idle: None,
         reflection: true,
     }
 }
