@@ -16,6 +16,9 @@ mod postgres;
 #[path = "transcripts/programs.rs"]
 #[allow(dead_code, reason = "the transcripts use the rest")]
 mod programs;
+#[path = "chaos/toxiproxy.rs"]
+#[allow(dead_code, reason = "the tests of kills use the rest")]
+mod toxiproxy;
 
 use std::{
     collections::HashMap,
@@ -28,12 +31,14 @@ use fleet::{Ec2, Fleet, Where};
 use portcullis::api::proto::sandbox::v1::GetStateRequest;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
     sync::watch,
     task::JoinHandle,
 };
+use toxiproxy::Toxiproxy;
 
 const REPLICAS: usize = 3;
 
@@ -42,6 +47,9 @@ const ROUNDS: usize = 2;
 
 /// How many calls there are between two restarts, at least.
 const BETWEEN: usize = 60;
+
+/// How far the client is, one way: there is always something under way that the other side has not seen.
+const DISTANCE_MS: u64 = 20;
 
 /// Connections get as old as this, so that they are replaced under load, too.
 const FLAGS: [&str; 2] = ["--max-connection-age-ms", "2000"];
@@ -67,6 +75,7 @@ struct Client {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_while_replicas_are_restarted() {
     let Some(python) = programs::tool("example-python/bin/python") else { return };
+    let Some(proxy) = programs::tool("bin/toxiproxy-server") else { return };
     let rounds = setting("ROLLING_ROUNDS", ROUNDS);
     let server = postgres::Server::start(&["fsync=off", "max_connections=200"]);
     let database = server.database();
@@ -75,7 +84,16 @@ async fn no_call_fails_while_replicas_are_restarted() {
     let ledger = Where::Postgres(database.url());
     let mut fleet = Fleet::start_at(&ec2, ledger, listen.clone(), FLAGS.to_vec()).await;
     let generated = Generated::by(&python).await;
-    let mut client = Client::start(&python, &generated.0, &listen);
+    let mut proxies = Vec::new();
+    for address in &listen {
+        let proxy = Toxiproxy::start(&proxy, address).await;
+        for stream in ["upstream", "downstream"] {
+            proxy.toxic("latency", stream, json!({"latency": DISTANCE_MS})).await;
+        }
+        proxies.push(proxy);
+    }
+    let found: Vec<String> = proxies.iter().map(|proxy| proxy.address.clone()).collect();
+    let mut client = Client::start(&python, &generated.0, &found);
     for round in 0..rounds {
         for (replica, address) in listen.iter().enumerate() {
             client.more_calls(BETWEEN).await;

@@ -1,4 +1,4 @@
-//! What stands between the servers and PostgreSQL and can be told to fail: `scripts/tools toxiproxy` installs it.
+//! What stands between a client and its server and can be told to fail: `scripts/tools toxiproxy` installs it.
 
 use std::{net::SocketAddr, path::Path, process::Stdio};
 
@@ -34,7 +34,7 @@ impl Toxiproxy {
             tokio::task::yield_now().await;
         }
         let mut proxy = Self { api, address: String::new(), _process: process };
-        let made = json!({"name": "postgres", "listen": "127.0.0.1:0", "upstream": upstream});
+        let made = json!({"name": "it", "listen": "127.0.0.1:0", "upstream": upstream});
         let made = proxy.ask("POST", "/proxies", &made).await;
         proxy.address = made["listen"].as_str().unwrap().to_owned();
         proxy
@@ -42,13 +42,13 @@ impl Toxiproxy {
 
     /// Nothing goes through, and nobody is let in.
     pub async fn down(&self) {
-        self.ask("POST", "/proxies/postgres", &json!({"enabled": false})).await;
+        self.ask("POST", "/proxies/it", &json!({"enabled": false})).await;
     }
 
-    /// One of toxiproxy's toxics, on what goes to or comes from PostgreSQL.
+    /// One of toxiproxy's toxics, on what goes to the server (`upstream`) or comes from it (`downstream`).
     pub async fn toxic(&self, kind: &str, stream: &str, attributes: Value) {
-        let toxic = json!({"name": kind, "type": kind, "stream": stream, "attributes": attributes});
-        self.ask("POST", "/proxies/postgres/toxics", &toxic).await;
+        let toxic = json!({"type": kind, "stream": stream, "attributes": attributes});
+        self.ask("POST", "/proxies/it/toxics", &toxic).await;
     }
 
     /// Everything goes through again.
