@@ -163,7 +163,9 @@ pub struct Limits {
     pub max_in_flight: usize,
     /// The largest request message.
     pub max_request_bytes: usize,
-    /// How long a drain may take.
+    /// How long calls are taken as before once the server says that it is not ready.
+    pub drain_delay: Duration,
+    /// How long a drain may take after that.
     pub drain_timeout: Duration,
     /// Connections at once.
     pub max_connections: usize,
@@ -173,6 +175,12 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// How long a ping may stay unanswered.
     pub keepalive_timeout: Duration,
+    /// How old a connection gets, about; none: as old as it likes.
+    pub max_connection_age: Option<Duration>,
+    /// How long calls may go on at the end of their connection.
+    pub max_connection_age_grace: Duration,
+    /// How long a connection may be without a call; none: as long as it likes.
+    pub max_connection_idle: Option<Duration>,
     /// Whether server reflection is served.
     pub reflection: bool,
 }
@@ -420,11 +428,15 @@ impl Limits {
             max_deadline: reader.millis("max_deadline_ms"),
             max_in_flight: reader.size("max_in_flight"),
             max_request_bytes: reader.size("max_request_bytes"),
+            drain_delay: reader.millis("drain_delay_ms"),
             drain_timeout: reader.millis("drain_timeout_ms"),
             max_connections: reader.size("max_connections"),
             max_concurrent_streams: reader.count("max_concurrent_streams"),
             keepalive_interval: reader.millis("keepalive_interval_ms"),
             keepalive_timeout: reader.millis("keepalive_timeout_ms"),
+            max_connection_age: reader.millis_or_never("max_connection_age_ms"),
+            max_connection_age_grace: reader.millis("max_connection_age_grace_ms"),
+            max_connection_idle: reader.millis_or_never("max_connection_idle_ms"),
             reflection: reader.switch("reflection"),
         };
         reader.check_order("default_deadline_ms", "max_deadline_ms");

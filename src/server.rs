@@ -14,7 +14,7 @@ use tokio::{
     net::TcpListener,
     sync::watch,
     task::JoinSet,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use tonic::{codec::CompressionEncoding, service::Routes};
@@ -63,6 +63,7 @@ use crate::{
 use self::connections::Connections;
 
 mod connections;
+mod lifetime;
 mod standstill;
 
 /// The most bytes of a request to SandboxService: a state is far larger than any call.
@@ -116,8 +117,10 @@ pub struct Drained {
     pub complete: bool,
 }
 
-/// Serves on `listener` until `shutdown`, then drains: new calls are refused, those in flight are finished, within
-/// the configured bound whatever clients do.
+/// Serves on `listener` until `shutdown`, then drains. First it says that it is not ready, and goes on as before for as
+/// long as load balancers are given to see it. Then no connection is taken any more and clients are told to go: what
+/// they sent before they heard of it is still done, what comes later is refused, and calls in flight are finished,
+/// within the configured bound whatever clients do.
 pub async fn serve(
     listener: TcpListener,
     parts: Parts,
@@ -156,20 +159,28 @@ pub async fn serve(
     });
     status.set_started();
 
-    let connections = Connections::new(&limits, parts.tls.clone(), path, parts.metrics.clone());
+    let (tls, random, metrics) = (parts.tls.clone(), parts.random.clone(), parts.metrics.clone());
+    let connections = Connections::new(&limits, tls, path, random, metrics);
     tokio::select! {
         () = connections.accept(&listener) => {}
         () = shutdown => {}
+    }
+    status.set_draining();
+    watcher.abort();
+    health.drain().await;
+    if !limits.drain_delay.is_zero() {
+        tracing::info!(delay_ms = limits.drain_delay.as_millis(), "not ready, and going on");
+        tokio::select! {
+            () = connections.accept(&listener) => {}
+            () = sleep(limits.drain_delay) => {}
+        }
     }
     // From here on the port is free for the next server.
     drop(listener);
     let until = Instant::now() + limits.drain_timeout;
     tracing::info!(bound_ms = limits.drain_timeout.as_millis(), "draining");
-    status.set_draining();
-    watcher.abort();
-    health.drain().await;
+    connections.say_goodbye(until).await;
     gate.drain();
-    connections.say_goodbye();
     operations.close();
     let complete = timeout_at(until, async {
         gate.idle().await;

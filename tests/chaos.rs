@@ -1,7 +1,9 @@
 //! `kill -9` and SIGSTOP for real: servers with a ledger on disk between real clients and EC2, which is a sandbox behind its
 //! EC2 door in a process of its own. In the end every change that was asked for is held against the log of effects.
 //!
-//! scripts/chaos runs it for longer: `CHAOS_KILLS`, `CHAOS_REPLICAS`, `CHAOS_SEED`.
+//! Then PostgreSQL itself is stopped, crashed, paused, and cut off by a proxy.
+//!
+//! scripts/chaos runs it for longer: `CHAOS_KILLS`, `CHAOS_FAULTS`, `CHAOS_REPLICAS`, `CHAOS_SEED`.
 
 #![cfg(feature = "ec2")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -9,6 +11,7 @@
 #[path = "chaos/clients.rs"]
 mod clients;
 #[path = "chaos/fleet.rs"]
+#[allow(dead_code, reason = "a rolling restart uses the rest")]
 mod fleet;
 #[path = "postgres/server.rs"]
 #[allow(dead_code, reason = "the tests of the ledger use the rest")]
@@ -16,14 +19,19 @@ mod postgres;
 #[path = "transcripts/programs.rs"]
 #[allow(dead_code, reason = "the transcripts use the rest")]
 mod programs;
+#[path = "chaos/toxiproxy.rs"]
+mod toxiproxy;
 #[path = "chaos/verdict.rs"]
 mod verdict;
 
 use std::env;
 
-use clients::Clients;
+use clients::{CLIENTS, Clients};
 use fleet::{Ec2, Fleet, Where};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use serde_json::json;
+use tokio::task::block_in_place;
+use toxiproxy::Toxiproxy;
 
 /// As many kills as a run of all tests has.
 const KILLS: usize = 10;
@@ -46,6 +54,90 @@ async fn replicas_on_postgresql_are_killed_and_paused() {
     run(Where::Postgres(database.url()), replicas).await;
 }
 
+/// What becomes of the database.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Stop,
+    Crash,
+    Pause,
+    Down,
+    Latency,
+    Timeout,
+    ResetPeer,
+    LimitData,
+}
+
+/// Each of them comes before one comes again.
+const FAULTS: [Fault; 8] = [
+    Fault::Stop,
+    Fault::Crash,
+    Fault::Pause,
+    Fault::Down,
+    Fault::Latency,
+    Fault::Timeout,
+    Fault::ResetPeer,
+    Fault::LimitData,
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_go_on_after_whatever_becomes_of_postgresql() {
+    let Some(program) = programs::tool("bin/toxiproxy-server") else { return };
+    let replicas = setting("CHAOS_REPLICAS", 3);
+    let (faults, seed) = (setting("CHAOS_FAULTS", FAULTS.len()), setting("CHAOS_SEED", 1));
+    let mut random = StdRng::seed_from_u64(seed as u64);
+    // With fsync: it crashes.
+    let mut server = postgres::Server::start(&["max_connections=200"]);
+    let proxy = Toxiproxy::start(&program, &server.address()).await;
+    let ledger = Where::Postgres(server.database().url_at(&proxy.address, "postgres"));
+    let ec2 = Ec2::start().await;
+    let mut fleet = Fleet::start(&ec2, ledger, replicas).await;
+    let clients = Clients::start(&ec2, &fleet.addresses());
+    let mut coming = Vec::new();
+    for number in 1..=faults {
+        clients.answers(random.random_range(BETWEEN)).await;
+        if coming.is_empty() {
+            coming.extend(FAULTS);
+            coming.shuffle(&mut random);
+        }
+        let fault = coming.pop().unwrap();
+        begin(fault, &mut server, &proxy).await;
+        // All clients find it so, and again.
+        clients.calls(2 * CLIENTS).await;
+        block_in_place(|| match fault {
+            Fault::Stop | Fault::Crash => server.begin(),
+            Fault::Pause => server.go_on(),
+            _ => {}
+        });
+        proxy.heal().await;
+        println!("fault {number} of {faults}: {fault:?}, {} answers", clients.answered());
+    }
+    clients.answers(CLIENTS).await;
+    let jobs = clients.finish().await;
+    let found = verdict::of(&jobs, &ec2, &mut fleet).await;
+    println!(
+        "faults {faults} calls {} doubled {} lost {} unsettled {}",
+        jobs.calls, found.doubled, found.lost, found.unsettled
+    );
+    assert_eq!((found.doubled, found.lost, found.unsettled), (0, 0, 0), "{:#?}", found.why);
+}
+
+async fn begin(fault: Fault, server: &mut postgres::Server, proxy: &Toxiproxy) {
+    match fault {
+        Fault::Stop => block_in_place(|| server.stop()),
+        Fault::Crash => block_in_place(|| server.kill()),
+        Fault::Pause => block_in_place(|| server.pause()),
+        Fault::Down => proxy.down().await,
+        Fault::Latency => {
+            proxy.toxic("latency", "upstream", json!({"latency": 300, "jitter": 200})).await;
+        }
+        // What was asked for may be done; nothing of it comes back, and the connection stays.
+        Fault::Timeout => proxy.toxic("timeout", "downstream", json!({"timeout": 0})).await,
+        Fault::ResetPeer => proxy.toxic("reset_peer", "downstream", json!({"timeout": 0})).await,
+        // In the midst of a message.
+        Fault::LimitData => proxy.toxic("limit_data", "downstream", json!({"bytes": 3000})).await,
+    }
+}
+
 async fn run(ledger: Where, replicas: usize) {
     let (kills, seed) = (setting("CHAOS_KILLS", KILLS), setting("CHAOS_SEED", 1));
     let mut random = StdRng::seed_from_u64(seed as u64);
@@ -57,7 +149,10 @@ async fn run(ledger: Where, replicas: usize) {
         let victim = random.random_range(0..replicas);
         // A paused one finds itself fenced out when it goes on.
         if replicas > 1 && random.random_range(0..2) == 0 {
-            fleet.pause(victim, &clients).await;
+            fleet.signal(victim, "STOP").await;
+            clients.answers(10).await;
+            fleet.signal(victim, "CONT").await;
+            clients.answers(3).await;
         }
         fleet.kill(victim).await;
         println!("kill {} of {kills}: replica {victim}, {} answers", kill + 1, clients.answered());

@@ -7,6 +7,8 @@ mod support;
 
 #[path = "service/contract.rs"]
 mod contract;
+#[path = "service/drain.rs"]
+mod drain;
 #[path = "service/ec2_rules.rs"]
 mod ec2_rules;
 #[path = "service/explanations.rs"]
@@ -17,3 +19,6 @@ mod failures;
 mod rate_limits;
 #[path = "service/validation.rs"]
 mod validation;
+#[path = "malformed/wire.rs"]
+#[allow(dead_code, reason = "the tests of malformed calls use the rest")]
+mod wire;

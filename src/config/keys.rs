@@ -244,11 +244,21 @@ const CALLS: &[Key] = &[
         doc: "The largest request message, after decompression.",
     },
     Key {
+        name: "drain_delay_ms",
+        takes: Takes::Number(MILLISECONDS, 0, DAY),
+        default: "0",
+        only_with: None,
+        doc: "How long after SIGTERM or SIGINT calls and connections are taken as before, while \
+              /readyz and health already say not ready: what load balancers need to send callers \
+              elsewhere. 5000 behind a Kubernetes Service.",
+    },
+    Key {
         name: "drain_timeout_ms",
         takes: Takes::Number(MILLISECONDS, 0, DAY),
         default: "30000",
         only_with: None,
-        doc: "How long calls in work may take to end after SIGTERM or SIGINT.",
+        doc: "How long calls in work may take to end after SIGTERM or SIGINT, and after \
+              drain_delay_ms.",
     },
 ];
 
@@ -280,6 +290,31 @@ const CONNECTIONS: &[Key] = &[
         default: "10000",
         only_with: None,
         doc: "How long a ping may stay unanswered before the connection is closed.",
+    },
+    Key {
+        name: "max_connection_age_ms",
+        takes: Takes::Number(MILLISECONDS, 0, DAY),
+        default: "1800000",
+        only_with: None,
+        doc: "How old a connection gets, give or take a tenth, which is drawn for each. Then its \
+              client is asked to make another, by GOAWAY or connection: close, so that callers \
+              spread over the replicas. 0: as old as it likes.",
+    },
+    Key {
+        name: "max_connection_age_grace_ms",
+        takes: Takes::Number(MILLISECONDS, 0, DAY),
+        default: "150000",
+        only_with: None,
+        doc: "How long calls may go on at the end of their connection's age. What is open then, \
+              such as Health.Watch, is cut. Longer than max_deadline_ms, so that no call is.",
+    },
+    Key {
+        name: "max_connection_idle_ms",
+        takes: Takes::Number(MILLISECONDS, 0, DAY),
+        default: "300000",
+        only_with: None,
+        doc: "How long a connection may be without a call before its client is asked to close it, \
+              as at its age. 0: as long as it likes. Over HTTP/1.1 it is ten seconds.",
     },
 ];
 

@@ -313,6 +313,11 @@ impl<'a> Reader<'a> {
         Duration::from_millis(self.number(name))
     }
 
+    /// A time; none if it is 0.
+    pub fn millis_or_never(&mut self, name: &str) -> Option<Duration> {
+        Some(self.millis(name)).filter(|time| !time.is_zero())
+    }
+
     /// A size in memory. The table bounds it far below what a usize holds.
     pub fn size(&mut self, name: &str) -> usize {
         usize::try_from(self.number(name)).unwrap_or(usize::MAX)

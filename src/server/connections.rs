@@ -5,20 +5,23 @@
 //! - one that does not begin a request or finish HTTP/2's preface within [`START_TIMEOUT`] is closed;
 //! - so is one whose client does not take what is written for it within the longest deadline of a call, when no
 //!   caller waits for it any more;
-//! - HTTP/2 pings find the dead ones.
+//! - HTTP/2 pings find the dead ones;
+//! - what is old, or had no call for long, is asked to end (`lifetime`).
 
-use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
+};
 
+use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
@@ -26,11 +29,13 @@ use tower::ServiceExt;
 
 use super::{
     Path,
+    lifetime::{Calls, Lifetime},
     standstill::{Standstill, Watched, WatchedBody},
 };
 use crate::{
     config::Limits,
     principal::Peer,
+    random::Random,
     telemetry::metrics::Metrics,
     tls::{self, Tls},
 };
@@ -48,6 +53,10 @@ const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
 
 /// The most bytes that an HTTP/1.1 connection buffers: hyper's own bound is seven times as much.
 const HTTP1_BUFFER_BYTES: usize = 64 << 10;
+
+/// How long it may take until a client has heard that its connection ends. HTTP/2 takes its calls until then: it says
+/// GOAWAY and which calls it still took only after the answer to a ping.
+const HEARING: Duration = Duration::from_secs(2);
 
 /// How long, after the last call has ended, connections get to close on their own while draining. What is open then
 /// is a stream that its client keeps, such as Health.Watch.
@@ -73,6 +82,8 @@ struct Serve {
     tls: Option<Arc<Tls>>,
     /// How long what is written for a client may stay untaken.
     untaken_timeout: Duration,
+    lifetime: Lifetime,
+    random: Arc<dyn Random>,
     /// Each connection finishes what it has and takes nothing new.
     goodbye: CancellationToken,
     /// Each connection ends at once.
@@ -81,12 +92,20 @@ struct Serve {
 
 impl Connections {
     /// None yet.
-    pub fn new(limits: &Limits, tls: Option<Arc<Tls>>, path: Path, metrics: Metrics) -> Self {
+    pub fn new(
+        limits: &Limits,
+        tls: Option<Arc<Tls>>,
+        path: Path,
+        random: Arc<dyn Random>,
+        metrics: Metrics,
+    ) -> Self {
         let serve = Serve {
             http: http(limits),
             path,
             tls,
             untaken_timeout: limits.max_deadline,
+            lifetime: Lifetime::new(limits),
+            random,
             goodbye: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
@@ -117,14 +136,17 @@ impl Connections {
         }
     }
 
-    /// Begins the end: connections finish what they have and take nothing new.
-    pub fn say_goodbye(&self) {
+    /// Begins the end: connections finish what they have and take nothing new. Returns once all have ended, or after a
+    /// moment in which the clients of the others have heard of it: until then their calls are still to be served.
+    pub async fn say_goodbye(&self, until: Instant) {
         self.serve.goodbye.cancel();
+        self.tasks.close();
+        let heard = until.min(Instant::now() + HEARING);
+        let _ = timeout_at(heard, self.tasks.wait()).await;
     }
 
     /// Lets connections close on their own for a moment, then ends them.
     pub async fn close(self, until: Instant) {
-        self.tasks.close();
         let linger = until.saturating_duration_since(Instant::now()).min(LINGER);
         if timeout(linger, self.tasks.wait()).await.is_err() {
             tracing::info!(
@@ -172,29 +194,45 @@ impl Serve {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Self { http, path, untaken_timeout, goodbye, abort, .. } = self;
+        let Self { http, path, untaken_timeout, lifetime, random, goodbye, abort, .. } = self;
         let standstill = Standstill::default();
         let watch = standstill.clone().watch(START_TIMEOUT, untaken_timeout);
+        let calls = Calls::default();
+        let over = lifetime.over(calls.clone(), random.bits());
         async move {
             let io = TokioIo::new(Watched::new(stream, &standstill));
-            let path = path
-                .map_request(move |mut request: http::Request<hyper::body::Incoming>| {
-                    request.extensions_mut().insert(peer.clone());
-                    request.map(Body::new)
-                })
-                .map_response(move |response: http::Response<Body>| {
-                    response.map(|body| WatchedBody::new(body, &standstill))
-                });
-            let mut connection = pin!(http.serve_connection(io, TowerToHyperService::new(path)));
+            let path = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+                request.extensions_mut().insert(peer.clone());
+                let answering = path.clone().oneshot(request.map(Body::new));
+                let (standstill, call) = (standstill.clone(), calls.begin());
+                async move {
+                    let response = answering.await?;
+                    let watched = |body| WatchedBody::new(body, &standstill, call);
+                    Ok::<_, Infallible>(response.map(watched))
+                }
+            });
+            let mut connection = pin!(http.serve_connection(io, path));
+            let mut distrusted = pin!(distrusted);
             let served = async {
-                let is_trusted = tokio::select! {
+                let why = tokio::select! {
                     served = connection.as_mut() => return served,
-                    () = goodbye.cancelled() => true,
-                    () = distrusted => false,
+                    () = goodbye.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        // The drain has a bound.
+                        return connection.await;
+                    }
+                    () = distrusted.as_mut() => None,
+                    why = over => Some(why),
                 };
                 connection.as_mut().graceful_shutdown();
-                if is_trusted {
-                    return connection.await;
+                if let Some(why) = why {
+                    tracing::debug!(why, "a connection is to end");
+                    tokio::select! {
+                        served = timeout(lifetime.grace, connection.as_mut()) => {
+                            return served.unwrap_or(Ok(()));
+                        }
+                        () = distrusted => {}
+                    }
                 }
                 tracing::info!("a connection ends: its client certificate is no longer good");
                 // No call lasts longer; a stream would.

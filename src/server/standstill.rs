@@ -22,6 +22,8 @@ use tokio::{
 };
 use tonic::{Status, body::Body};
 
+use super::lifetime::Call;
+
 /// HTTP/2's preface. No gRPC call over HTTP/1.1 is as short.
 const PREFACE_BYTES: usize = 24;
 
@@ -56,11 +58,12 @@ pub struct Watched<I> {
 }
 
 pin_project! {
-    /// An answer's body, each of whose chunks is watched until it is on its way.
+    /// An answer's body, each of whose chunks is watched until it is on its way. Its call is open as long.
     pub struct WatchedBody {
         #[pin]
         inner: Body,
         of: Standstill,
+        _call: Call,
     }
 }
 
@@ -205,8 +208,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
 
 impl WatchedBody {
     /// Tells `of` what it sees.
-    pub fn new(inner: Body, of: &Standstill) -> Self {
-        Self { inner, of: of.clone() }
+    pub fn new(inner: Body, of: &Standstill, call: Call) -> Self {
+        Self { inner, of: of.clone(), _call: call }
     }
 }
 

@@ -22,7 +22,7 @@ use tonic::{Code, Request, Status};
 use crate::fleet::{Ec2, GROUPS, RULES, channel, cidr, group_id};
 
 /// How many clients there are.
-const CLIENTS: usize = 8;
+pub const CLIENTS: usize = 8;
 
 /// How long a call may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The clients at work.
 pub struct Clients {
     tasks: JoinSet<Vec<Job>>,
-    calls: Arc<AtomicUsize>,
+    calls: watch::Receiver<usize>,
     answered: watch::Receiver<usize>,
     enough: Arc<AtomicBool>,
 }
@@ -54,11 +54,12 @@ impl Clients {
     pub fn start(ec2: &Ec2, addresses: &watch::Receiver<Vec<String>>) -> Self {
         let (count, answered) = watch::channel(0);
         let count = Arc::new(count);
-        let calls = Arc::<AtomicUsize>::default();
+        let (called, calls) = watch::channel(0);
+        let called = Arc::new(called);
         let (next, enough) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
         let mut tasks = JoinSet::new();
         for client in 0..CLIENTS {
-            let (count, calls, next) = (count.clone(), calls.clone(), next.clone());
+            let (count, called, next) = (count.clone(), called.clone(), next.clone());
             let enough = enough.clone();
             let (addresses, outside) = (addresses.clone(), ec2.groups.clone());
             tasks.spawn(async move {
@@ -73,7 +74,7 @@ impl Clients {
                         key: format!("chaos-{number}"),
                         answer: Err(Status::unknown("")),
                     };
-                    job.answer = job.revoke(client, &addresses, &calls).await;
+                    job.answer = job.revoke(client, &addresses, &called).await;
                     if job.answer.is_ok() {
                         job.add_outside(outside.clone()).await;
                     }
@@ -97,11 +98,18 @@ impl Clients {
         answered.wait_for(|count| *count >= wanted).await.expect("a client failed");
     }
 
+    /// Waits for so many more calls, answered or not.
+    pub async fn calls(&self, more: usize) {
+        let wanted = *self.calls.borrow() + more;
+        let mut calls = self.calls.clone();
+        calls.wait_for(|count| *count >= wanted).await.expect("a client failed");
+    }
+
     /// Waits until what was begun has its answer.
     pub async fn finish(self) -> Jobs {
         self.enough.store(true, Ordering::Relaxed);
         let all = self.tasks.join_all().await.into_iter().flatten().collect();
-        Jobs { all, calls: self.calls.load(Ordering::Relaxed) }
+        Jobs { all, calls: *self.calls.borrow() }
     }
 }
 
@@ -132,14 +140,14 @@ impl Job {
         &self,
         client: usize,
         addresses: &watch::Receiver<Vec<String>>,
-        calls: &AtomicUsize,
+        called: &watch::Sender<usize>,
     ) -> Result<RevokeEgressResponse, Status> {
         for attempt in 0.. {
             let address = {
                 let all = addresses.borrow();
                 all[(client + attempt) % all.len()].clone()
             };
-            calls.fetch_add(1, Ordering::Relaxed);
+            called.send_modify(|calls| *calls += 1);
             let mut server = SecurityGroupServiceClient::new(channel(&address));
             match server.revoke_egress(self.request()).await {
                 Ok(answer) => return Ok(answer.into_inner()),
@@ -164,7 +172,7 @@ impl Job {
 }
 
 /// What a client with a key tries again: it is not answered, or not yet.
-fn is_passing(status: &Status) -> bool {
+pub fn is_passing(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable

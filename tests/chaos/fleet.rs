@@ -10,10 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
-use crate::{
-    clients::Clients,
-    programs::{Program, portcullis},
-};
+use crate::programs::{Program, portcullis};
 
 pub const VPCS: [(&str, bool); 2] =
     [("vpc-0d000000000000000", true), ("vpc-0e000000000000000", false)];
@@ -22,6 +19,16 @@ pub const RULES: usize = 40;
 
 const ACCOUNT: &str = "123456789012";
 const REGION: &str = "us-east-1";
+
+/// Attempts are short, so that what is in doubt can be settled soon.
+const QUICK: [&str; 6] = [
+    "--ec2-connect-timeout-ms",
+    "200",
+    "--ec2-attempt-timeout-ms",
+    "500",
+    "--ledger-settle-grace-ms",
+    "100",
+];
 
 /// Where the ledger is.
 pub enum Where {
@@ -40,6 +47,9 @@ pub struct Ec2 {
 pub struct Fleet {
     url: String,
     ledger: String,
+    /// Where each listens, and more flags for all of them.
+    listen: Vec<String>,
+    flags: Vec<&'static str>,
     replicas: Vec<Option<Program>>,
     addresses: watch::Sender<Vec<String>>,
 }
@@ -93,15 +103,28 @@ fn state() -> Value {
 }
 
 impl Fleet {
+    /// On ports of the system's choice.
     pub async fn start(ec2: &Ec2, ledger: Where, replicas: usize) -> Self {
+        Self::start_at(ec2, ledger, vec!["127.0.0.1:0".to_owned(); replicas], QUICK.to_vec()).await
+    }
+
+    pub async fn start_at(
+        ec2: &Ec2,
+        ledger: Where,
+        listen: Vec<String>,
+        flags: Vec<&'static str>,
+    ) -> Self {
         let url = format!("http://{}", ec2.program.ec2_door.as_ref().unwrap());
         let ledger = match ledger {
             Where::Sqlite(path) => format!("sqlite:{}", path.display()),
             Where::Postgres(url) => url,
         };
+        let replicas = listen.len();
         let mut fleet = Self {
             url,
             ledger,
+            listen,
+            flags,
             replicas: (0..replicas).map(|_| None).collect(),
             addresses: watch::Sender::new(vec![String::new(); replicas]),
         };
@@ -115,8 +138,7 @@ impl Fleet {
         self.addresses.subscribe()
     }
 
-    /// A server that knows no one but EC2 and the ledger. Its attempts are short, so that what is in doubt can be
-    /// settled soon.
+    /// A server that knows no one but EC2 and the ledger.
     pub async fn restart(&mut self, replica: usize) {
         let flags = [
             "--backend",
@@ -127,13 +149,10 @@ impl Fleet {
             REGION,
             "--ec2-pacing",
             "off",
-            "--ec2-connect-timeout-ms",
-            "200",
-            "--ec2-attempt-timeout-ms",
-            "500",
-            "--ledger-settle-grace-ms",
-            "100",
+            "--listen",
+            &self.listen[replica],
         ];
+        let flags = [&flags[..], &self.flags].concat();
         let environment = [
             ("AWS_ACCESS_KEY_ID", "test"),
             ("AWS_SECRET_ACCESS_KEY", "test"),
@@ -149,12 +168,12 @@ impl Fleet {
         self.replicas[replica].take().unwrap().kill().await;
     }
 
-    /// Stops a server where it stands until the others have answered for a while.
-    pub async fn pause(&mut self, replica: usize, clients: &Clients) {
-        let program = self.replicas[replica].as_ref().unwrap();
-        program.signal("STOP").await;
-        clients.answers(10).await;
-        program.signal("CONT").await;
-        clients.answers(3).await;
+    /// Ends one as a rolling restart does, and returns its exit code.
+    pub async fn end(&mut self, replica: usize) -> Option<i32> {
+        self.replicas[replica].take().unwrap().end().await
+    }
+
+    pub async fn signal(&self, replica: usize, name: &str) {
+        self.replicas[replica].as_ref().unwrap().signal(name).await;
     }
 }

@@ -66,6 +66,7 @@ pub fn limits() -> Limits {
     Limits {
         default_deadline: Duration::from_secs(30),
         max_deadline: Duration::from_secs(120),
+        drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(5),
         max_in_flight: 1024,
         max_connections: 100,
@@ -73,6 +74,9 @@ pub fn limits() -> Limits {
         max_concurrent_streams: 256,
         keepalive_interval: Duration::from_secs(60),
         keepalive_timeout: Duration::from_secs(20),
+        max_connection_age: None,
+        max_connection_age_grace: Duration::from_secs(20),
+        max_connection_idle: None,
         reflection: true,
     }
 }

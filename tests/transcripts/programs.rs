@@ -41,6 +41,12 @@ impl Program {
         assert!(status.success(), "prlimit {limit}");
     }
 
+    /// Ends it as an administrator does; waits until it is gone, and returns its exit code.
+    pub async fn end(mut self) -> Option<i32> {
+        self.signal("TERM").await;
+        self.process.wait().await.unwrap().code()
+    }
+
     /// Sends it a signal by its name, such as STOP.
     pub async fn signal(&self, name: &str) {
         let id = self.process.id().unwrap().to_string();
@@ -65,11 +71,14 @@ pub fn tool(path: &str) -> Option<PathBuf> {
     found
 }
 
-/// `portcullis serve` on a port of the system's choice. It gets no environment but this: settings and credentials of
-/// whoever runs the tests are not part of the scenarios.
+/// `portcullis serve`, on a port of the system's choice unless the flags name one. It gets no environment but this:
+/// settings and credentials of whoever runs the tests are not part of the scenarios.
 pub async fn portcullis(flags: &[&str], environment: &[(&str, &str)]) -> Program {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"]).args(flags);
+    command.args(["serve", "--admin-listen", "off"]).args(flags);
+    if !flags.contains(&"--listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
     command.env_clear().envs(environment.iter().copied());
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut process = start(&mut command);

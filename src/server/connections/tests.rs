@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     clock::SystemClock,
     middleware::{HttpRequest, HttpResponse},
+    random::SeededRandom,
     tls::{
         ClientAuth, Files,
         certificates::{Ca, Folder},
@@ -26,27 +27,66 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MAX_DEADLINE: Duration = Duration::from_secs(120);
 const HOUR: Duration = Duration::from_secs(3600);
 const ANSWER_BYTES: usize = 100_000;
+const SLOW: Duration = Duration::from_secs(20);
+const AGE: Duration = Duration::from_secs(1000);
+const GRACE: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(60);
+
+fn ageless() -> Limits {
+    Limits {
+        max_deadline: MAX_DEADLINE,
+        max_connection_age: None,
+        max_connection_idle: None,
+        ..Limits::default()
+    }
+}
 
 /// The client's end of a connection, and when the server's end is over. `/silence` gets a body that never comes,
-/// `/nothing` none, all else a large one.
+/// `/nothing` none, `/slow` none after [`SLOW`], all else a large one.
 fn connect(buffer: usize) -> (DuplexStream, tokio::task::JoinHandle<Duration>) {
+    connect_with(&ageless(), buffer)
+}
+
+/// Draws the middle.
+#[derive(Debug)]
+struct Middle;
+
+impl Random for Middle {
+    fn bits(&self) -> u128 {
+        100_000
+    }
+}
+
+fn connect_with(
+    limits: &Limits,
+    buffer: usize,
+) -> (DuplexStream, tokio::task::JoinHandle<Duration>) {
+    connect_as(limits, buffer, Arc::new(Middle))
+}
+
+fn connect_as(
+    limits: &Limits,
+    buffer: usize,
+    random: Arc<dyn Random>,
+) -> (DuplexStream, tokio::task::JoinHandle<Duration>) {
     let path = BoxCloneSyncService::new(service_fn(async |request: HttpRequest| {
         let body = match request.uri().path() {
             "/silence" => Body::new(http_body_util::StreamBody::new(tokio_stream::pending::<
                 Result<http_body::Frame<Bytes>, Infallible>,
             >())),
             "/nothing" => Body::empty(),
+            "/slow" => {
+                sleep(SLOW).await;
+                Body::empty()
+            }
             _ => Body::new(Full::new(Bytes::from(vec![b'x'; ANSWER_BYTES]))),
         };
         Ok(HttpResponse::new(body))
     }));
-    let limits = Limits { max_deadline: MAX_DEADLINE, ..Limits::default() };
     let (client, server) = duplex(buffer);
-    let connection = Connections::new(&limits, None, path, Metrics::default()).serve.connection(
-        server,
-        Peer::default(),
-        std::future::pending(),
-    );
+    let connection = Connections::new(limits, None, path, random, Metrics::default())
+        .serve
+        .connection(server, Peer::default(), std::future::pending());
     let started = Instant::now();
     let ended = tokio::spawn(async move {
         // Without a bound a connection that stays would never fail a test: a paused clock has no end.
@@ -158,6 +198,109 @@ async fn a_connection_in_order_stays() {
     assert!(!ended.is_finished());
 }
 
+fn aging() -> Limits {
+    Limits { max_connection_age: Some(AGE), max_connection_age_grace: GRACE, ..ageless() }
+}
+
+fn idling() -> Limits {
+    Limits { max_connection_idle: Some(IDLE), ..aging() }
+}
+
+/// Whether something took as long as it should, give or take what pings and their answers take.
+fn is_about(took: Duration, expected: Duration) -> bool {
+    (expected - Duration::from_millis(10)..expected + Duration::from_secs(1)).contains(&took)
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_connections_end_one_after_the_other_and_at_once_if_nothing_is_in_work() {
+    let random = Arc::new(SeededRandom::new(1));
+    let mut ages = Vec::new();
+    for _ in 0..20 {
+        let (client, ended) = connect_as(&aging(), 1 << 20, random.clone());
+        let _sender = http2_client(client, 1 << 20).await;
+        ages.push(ended.await.unwrap());
+    }
+    assert!(ages.iter().all(|age| (AGE * 9 / 10..=AGE * 11 / 10).contains(age)), "{ages:?}");
+    ages.sort();
+    assert!(ages[0] < AGE * 97 / 100 && ages[19] > AGE * 103 / 100, "{ages:?}");
+    ages.dedup();
+    assert!(ages.len() > 15, "{ages:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_connection_finishes_its_calls_and_cuts_its_streams() {
+    for (path, longer) in [("/slow", SLOW), ("/silence", GRACE)] {
+        let (client, ended) = connect_as(&aging(), 1 << 20, Arc::new(Middle));
+        let mut sender = http2_client(client, 1 << 20).await;
+        sleep(AGE - Duration::from_millis(1)).await;
+        let answer = sender.send_request(request(path)).await.unwrap();
+        let read = answer.into_body().collect().await;
+        assert_eq!(read.is_ok(), path == "/slow", "{read:?}");
+        let ended = ended.await.unwrap();
+        assert!(is_about(ended, AGE + longer), "{path}: {ended:?}");
+        assert!(sender.send_request(request("/")).await.is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_http_1_connection_says_close() {
+    let (client, ended) = connect_as(&aging(), 1 << 20, Arc::new(Middle));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(client)).await.unwrap();
+    tokio::spawn(connection);
+    let started = Instant::now();
+    loop {
+        let answer = sender.send_request(request("/slow")).await.unwrap();
+        let is_old = started.elapsed() > AGE;
+        let close = answer.headers().get(http::header::CONNECTION);
+        assert_eq!(close.is_some_and(|value| value == "close"), is_old, "{close:?}");
+        if is_old {
+            break;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    let ended = ended.await.unwrap();
+    assert!((AGE..=AGE + SLOW).contains(&ended), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_calls_ends_and_one_with_a_call_does_not() {
+    let (client, ended) = connect_with(&idling(), 1 << 20);
+    let _sender = http2_client(client, 1 << 20).await;
+    let after = ended.await.unwrap();
+    assert!(is_about(after, IDLE), "{after:?}");
+
+    let (client, ended) = connect_with(&idling(), 1 << 20);
+    let started = Instant::now();
+    let mut sender = http2_client(client, 1 << 20).await;
+    for _ in 0..3 {
+        sleep(IDLE * 2 / 3).await;
+        sender.send_request(request("/nothing")).await.unwrap();
+    }
+    let stream = sender.send_request(request("/silence")).await.unwrap();
+    sleep(IDLE * 3).await;
+    assert!(!ended.is_finished());
+    drop(stream);
+    let since = started.elapsed();
+    let after = ended.await.unwrap();
+    assert!(is_about(after, since + IDLE), "{after:?} {since:?}");
+}
+
+/// Keepalive is not a call: who answers pings and asks for nothing has no place for ever.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_only_answers_pings_ends_as_idle() {
+    let often = Duration::from_secs(1);
+    let limits = Limits { keepalive_interval: often, ..idling() };
+    let (client, ended) = connect_with(&limits, 1 << 20);
+    let _sender = http2_client(client, 1 << 20).await;
+    let after = ended.await.unwrap();
+    assert!(is_about(after, IDLE), "{after:?}");
+    // What does not answer them goes much earlier.
+    let (mut client, ended) = connect_with(&limits, 1 << 20);
+    client.write_all(PREFACE).await.unwrap();
+    let after = ended.await.unwrap();
+    assert!(after < IDLE / 2, "{after:?}");
+}
+
 /// A server with TLS that answers with what it knows of the caller, and takes one connection at a time.
 async fn tls_server(folder: &Folder, ca: &Ca) -> SocketAddr {
     let (certificate, key) = folder.put("server", &ca.leaf("server"));
@@ -173,7 +316,8 @@ async fn tls_server(folder: &Folder, ca: &Ca) -> SocketAddr {
     let limits = Limits { max_connections: 1, ..Limits::default() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let connections = Connections::new(&limits, Some(tls), path, Metrics::default());
+    let random = Arc::new(SeededRandom::new(1));
+    let connections = Connections::new(&limits, Some(tls), path, random, Metrics::default());
     tokio::spawn(async move { connections.accept(&listener).await });
     address
 }
