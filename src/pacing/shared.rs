@@ -54,7 +54,7 @@ pub struct Ask {
 }
 
 /// What a replica gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// So many slots.
     pub granted: u32,
