@@ -337,7 +337,10 @@ fn who_cannot_be_in_time_for_a_shared_slot_is_told_when() {
     assert_eq!(budget.poll(at(1000)).0, []);
     budget.to_ask(at(1000)).unwrap();
     budget.answered(taken(1, 1000, -4), at(1000));
-    assert_eq!(budget.poll(at(1000)).0, [Event::Refused("d", at(2000)), Event::Refused("e", at(3000))]);
+    assert_eq!(
+        budget.poll(at(1000)).0,
+        [Event::Refused("d", at(2000)), Event::Refused("e", at(3000))]
+    );
     assert_eq!(budget.poll(at(2000)).0, [Event::Granted("c")]);
 }
 

@@ -1,9 +1,11 @@
 //! EC2's budget shared by replicas: the pacing of each of them on the real database, whose clock is moved by the test.
-//! Nothing here waits for real time, so that every figure is exact.
+//! Where that is so, every figure is exact.
 
 use std::{sync::Arc, time::Duration};
 
 use portcullis::{
+    backend::{Backend, BackendError, CallContext, DescribeGroups, paced::Paced, sandbox::Sandbox},
+    clock::SystemClock,
     ledger::postgres::{Budgets, Settings},
     pacing::{
         Action, Bucket, Budget, Event, Lane, Tokens, ec2_bucket,
@@ -11,6 +13,7 @@ use portcullis::{
     },
     random::SystemRandom,
 };
+use tokio::{task::JoinSet, time::Instant};
 use tokio_postgres::{Client, NoTls};
 
 use crate::{
@@ -308,6 +311,34 @@ async fn a_clock_that_is_moved_neither_stops_it_nor_gives_more_than_a_burst() {
     assert_eq!(take(&one, reads(100)).await.granted, 40);
 }
 
+/// Both stand at the row's lock while another replica is there before them, and time passes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_at_the_same_time_takes_one_after_the_other() {
+    let database = shared().database();
+    let hand = Hand::of(&database).await;
+    let (one, other) = (join(&database.url()).await, join(&database.url()).await);
+    let reads = |want| Ask { holds: false, ..ask(want) };
+    take(&one, reads(0)).await;
+    hand.set(10_000).await;
+    assert_eq!(take(&one, reads(30)).await.left, 10_000_000);
+    let before = Hand::to(&database.url()).await.0;
+    before.batch_execute("BEGIN; SELECT FROM portcullis.budget FOR UPDATE").await.unwrap();
+    let tasks = [one.clone(), other.clone()]
+        .map(|budgets| tokio::spawn(async move { take(&budgets, reads(1)).await }));
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while database.psql(waiting) != "2" {}
+    hand.set(11_000).await;
+    before
+        .batch_execute("UPDATE portcullis.budget SET at = 1000000011000, credit = 5000000; COMMIT")
+        .await
+        .unwrap();
+    for task in tasks {
+        assert_eq!(task.await.unwrap().granted, 1);
+    }
+    assert_eq!(take(&one, reads(0)).await.left, 3_000_000);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_of_the_database_gives_no_burst() {
     let mut server = Server::start(&["fsync=off"]);
@@ -428,4 +459,57 @@ async fn a_role_that_may_not_migrate_is_told_who_does() {
     let words = error.to_string();
     assert!(words.contains("`portcullis ledger migrate` as the role that owns it"), "{words}");
     assert_eq!(database.psql("SELECT schema_version FROM portcullis.meta"), "1");
+}
+
+fn ec2() -> Arc<Sandbox> {
+    let (sandbox, _) =
+        Sandbox::open(None, None, Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
+    sandbox.throttle();
+    Arc::new(sandbox)
+}
+
+/// Lists all groups: 40 at once and 8 a second, of EC2's 50 and 10.
+async fn list(backend: &dyn Backend) -> Result<(), BackendError> {
+    let target = backend.resolve(None, None)?;
+    let call = CallContext::new(Instant::now() + Duration::from_secs(120), "op-1");
+    backend.describe_groups(&call, &target, &DescribeGroups::default()).await.map(drop)
+}
+
+/// In real time, from the backend down to EC2's bucket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_on_one_account_are_not_throttled() {
+    let database = shared().database();
+    drop(open(&database.url()).await.unwrap());
+    let ec2 = ec2();
+    let mut tasks = JoinSet::new();
+    for _ in 0..2 {
+        let budgets = Arc::new(join(&database.url()).await);
+        let replica = Arc::new(Paced::new(ec2.clone(), PERCENT).sharing(budgets));
+        for _ in 0..35 {
+            let replica = replica.clone();
+            tasks.spawn(async move { list(&*replica).await.unwrap() });
+        }
+    }
+    while tasks.join_next().await.transpose().unwrap().is_some() {}
+    assert_eq!(ec2.throttled(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_go_on_without_the_database_and_share_again_with_it() {
+    let mut server = Server::start(&["fsync=off"]);
+    let database = server.database();
+    let (url, name) = (database.url(), database.name.clone());
+    drop(open(&url).await.unwrap());
+    let ec2 = ec2();
+    let replica = Paced::new(ec2.clone(), PERCENT).sharing(Arc::new(join(&url).await));
+    list(&replica).await.unwrap();
+    server.kill();
+    for _ in 0..3 {
+        list(&replica).await.unwrap();
+    }
+    server.begin();
+    while server.psql(&name, "SELECT count(*) FROM portcullis.budget") != "1" {
+        list(&replica).await.unwrap();
+    }
+    assert_eq!(ec2.throttled(), 0);
 }

@@ -2,6 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use portcullis::{
     access::Access,
     api::proto::{
@@ -25,10 +29,6 @@ use portcullis::{
     middleware::idempotency::Books,
     random::SeededRandom,
     server::{self, Drained, Parts, ServerStatus},
-};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
 };
 use prost::Message;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};

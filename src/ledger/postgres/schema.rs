@@ -237,7 +237,12 @@ async fn migrate(link: &Link) -> Result<(), Trouble> {
     }
     if found < VERSION {
         lease.commit_with([(sql::NEW_VERSION, &[(&VERSION, Type::INT4)])]).await?;
-        tracing::info!(place = link.place(), from = found, to = VERSION, "migrated the ledger's schema");
+        tracing::info!(
+            place = link.place(),
+            from = found,
+            to = VERSION,
+            "migrated the ledger's schema"
+        );
         return Ok(());
     }
     finish(&mut lease).await

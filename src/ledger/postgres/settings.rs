@@ -126,7 +126,15 @@ impl Settings {
         config.keepalives_interval(Duration::from_secs(3));
         config.keepalives_retries(3);
         let place = place(&config);
-        Ok(Self { config, trust, root_cert, place, connections: 16, bound, budget_bound: Duration::from_secs(1) })
+        Ok(Self {
+            config,
+            trust,
+            root_cert,
+            place,
+            connections: 16,
+            bound,
+            budget_bound: Duration::from_secs(1),
+        })
     }
 
     /// Hosts, ports and database, for messages.
