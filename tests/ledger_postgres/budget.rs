@@ -1,9 +1,12 @@
 //! EC2's budget shared by replicas: the pacing of each of them on the real database, whose clock is moved by the test.
 //! Where that is so, every figure is exact.
 
-use std::{sync::Arc, time::Duration};
+use std::{process::Stdio, sync::Arc, time::Duration};
 
 use portcullis::{
+    api::proto::v1::{
+        DescribeSecurityGroupsRequest, security_group_service_client::SecurityGroupServiceClient,
+    },
     backend::{Backend, BackendError, CallContext, DescribeGroups, paced::Paced, sandbox::Sandbox},
     clock::SystemClock,
     ledger::postgres::{Budgets, Settings},
@@ -13,7 +16,11 @@ use portcullis::{
     },
     random::SystemRandom,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_postgres::{Client, NoTls};
 
 use crate::{
@@ -220,21 +227,22 @@ async fn a_burst_is_taken_in_batches_and_the_next_slot_is_reserved() {
     let first = take(&one, ask(8)).await;
     assert_eq!(first, Taken { granted: 1, wait: at(250), left: -1_000_000, pace: 100 });
     assert_eq!(take(&other, ask(1)).await.wait, at(500));
-    hand.set(1000).await;
+    // Both held one meanwhile, so that the bucket has filled but for two.
+    hand.set(60_000).await;
     take(&one, ask(0)).await;
     take(&other, ask(0)).await;
-    hand.set(60_000).await;
     let all = take(&one, ask(8)).await;
-    assert_eq!(all, Taken { granted: 8, wait: at(0), left: 32_000_000, pace: 100 });
-    // What cannot be waited for is not reserved, and what comes back is there.
-    assert_eq!(take(&other, ask(33)).await.granted, 32);
-    let hurried = Ask { held: 32, patience: at(249), ..ask(1) };
-    let refused = take(&other, hurried).await;
-    assert_eq!((refused.granted, refused.wait, refused.left), (0, at(250), 0));
+    assert_eq!(all, Taken { granted: 8, wait: at(0), left: 30_000_000, pace: 100 });
+    assert_eq!(take(&other, ask(33)).await.granted, 30);
+    // What comes back is there, as far as the bucket goes, and what cannot be waited for is not reserved.
     let back = Ask { held: 0, back: 8, ..ask(0) };
     assert_eq!(take(&one, back).await.left, 8_000_000);
+    assert_eq!(take(&one, back).await.left, 10_000_000, "30 are held");
     // What was sent without a slot is paid for.
-    assert_eq!(take(&one, Ask { charged: 10, ..ask(0) }).await.left, -2_000_000);
+    assert_eq!(take(&one, Ask { charged: 12, ..ask(0) }).await.left, -2_000_000);
+    let hurried = Ask { patience: at(749), ..ask(1) };
+    let refused = take(&one, hurried).await;
+    assert_eq!((refused.granted, refused.wait, refused.left), (0, at(750), -2_000_000));
     assert_eq!(take(&one, ask(1)).await.wait, at(750));
 }
 
@@ -284,8 +292,8 @@ async fn when_ec2_throttles_one_all_slow_down_and_recover() {
     assert_eq!(take(&one, ask(0)).await.pace, 97);
     hand.set(76_000).await;
     assert_eq!(take(&one, ask(0)).await.pace, 100);
-    for second in 0..20 {
-        hand.set(80_000 + second * 1000).await;
+    for half in 0..40 {
+        hand.set(80_000 + half * 500).await;
         take(&one, throttled).await;
     }
     assert_eq!(take(&one, ask(0)).await.pace, 5);
@@ -309,6 +317,9 @@ async fn a_clock_that_is_moved_neither_stops_it_nor_gives_more_than_a_burst() {
     assert_eq!(take(&one, reads(0)).await.pace, 55);
     hand.set(60_000).await;
     assert_eq!(take(&one, reads(100)).await.granted, 40);
+    // A replica that comes back after it was cut off: what it sent is not known.
+    hand.set(120_000).await;
+    assert_eq!(take(&one, Ask { spent: true, ..reads(8) }).await.wait, at(250));
 }
 
 /// Both stand at the row's lock while another replica is there before them, and time passes.
@@ -418,6 +429,37 @@ async fn stricter_transactions_of_the_role_are_no_harm_to_it() {
     for task in tasks {
         assert_eq!(task.await.unwrap().granted, 1);
     }
+}
+
+/// The program has its replicas share where its ledger is on PostgreSQL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_shares() {
+    let database = shared().database();
+    let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["--listen", "127.0.0.1:0", "--ec2-pacing", "on", "--ledger", &database.url()])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let mut after = async |start: &str| loop {
+        let line = lines.next_line().await.unwrap().expect("no such line");
+        if let Some(rest) = line.trim_start().strip_prefix(start) {
+            break rest.trim().to_owned();
+        }
+    };
+    let grpc = after("gRPC").await;
+    let address = format!("http://{}", grpc.split(' ').next().unwrap());
+    let said = after("pacing").await;
+    assert_eq!(said, "80 % of EC2's request budgets, shared by the replicas on this ledger");
+    let channel = tonic::transport::Channel::from_shared(address).unwrap().connect_lazy();
+    let mut client = SecurityGroupServiceClient::new(channel);
+    client.describe_security_groups(DescribeSecurityGroupsRequest::default()).await.unwrap();
+    let rows = database.psql("SELECT action FROM portcullis.budget");
+    assert_eq!(rows, Action::DescribeAllGroups.name());
 }
 
 /// The schema as version 1 of it was.
