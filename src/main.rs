@@ -291,12 +291,15 @@ async fn open(
     let authenticator = Arc::new(open_authenticator(config, settings, clock.clone()).await?);
     let access = Arc::new(open_access(config)?);
     let tls = open_tls(config, clock.clone())?;
+    let books = open_books(config, clock.clone(), random.clone(), metrics).await?;
     let backend = match config.pacing_percent {
-        Some(percent) => Arc::new(Paced::new(backend, percent).counted(metrics.clone())),
+        Some(percent) => {
+            let paced = pace(config, backend, percent, &*random).await?;
+            Arc::new(paced.counted(metrics.clone()))
+        }
         None => backend,
     };
     let (limits, rate_limits) = (config.limits.clone(), config.rate_limits.clone());
-    let books = open_books(config, clock.clone(), random.clone(), metrics).await?;
     Ok(server::Parts {
         limits,
         rate_limits,
@@ -347,6 +350,20 @@ async fn open_books(
         key_required: *key_required,
         settle_every: SETTLE_EVERY,
     })
+}
+
+/// The pacing of EC2's calls, which replicas share through the database of their ledger.
+async fn pace(
+    config: &Config,
+    backend: Arc<dyn Backend>,
+    percent: u32,
+    random: &dyn Random,
+) -> Result<Paced, String> {
+    let paced = Paced::new(backend, percent);
+    let LedgerEngine::Postgres(url) = &config.ledger.engine else { return Ok(paced) };
+    let settings = postgres::Settings::parse(url.expose()).map_err(|error| error.to_string())?;
+    let shared = postgres::Budgets::join(&settings, random).await;
+    Ok(paced.sharing(Arc::new(shared.map_err(|error| error.to_string())?)))
 }
 
 /// TLS, if it is served here.

@@ -5,6 +5,9 @@
 //! grant until it is used or given back. What is held counts against the burst, so that however long calls hold their
 //! slots, no stretch of time sees more calls than the bucket allows.
 //!
+//! Replicas may share a budget: [`shared`] then says when the next slot comes, and the bucket here is what is known of the
+//! shared one. Who gets a slot is decided here all the same.
+//!
 //! Who waits stands in one of three [`Lane`]s, which share the budget by weight, and within a lane takes turns with
 //! the other callers, one call a turn. A call whose turn comes too late for it is refused at once, also when it is
 //! others, arriving later but served before it, that make it too late.
@@ -14,6 +17,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+
+use shared::{Ask, Share, Taken};
+
+pub mod shared;
 
 /// EC2's actions that have a budget of their own here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,6 +81,8 @@ pub struct Budget<W> {
     /// Until when what EC2 throttles was sent at the pace before.
     slowing_until: Duration,
     held: i128,
+    /// What this replica has of it, if it is shared.
+    share: Option<Share>,
     lanes: [Queue<W>; LANES],
     /// The lanes' virtual time.
     time: u64,
@@ -169,6 +178,11 @@ impl Action {
             Self::DescribeRules => "DescribeSecurityGroupRules",
         }
     }
+
+    /// Whether it only reads: its slots are used as soon as they are there.
+    pub fn is_read(self) -> bool {
+        matches!(self, Self::DescribeGroups | Self::DescribeAllGroups | Self::DescribeRules)
+    }
 }
 
 /// What stands for DescribeSecurityGroups without any filter, id, name or page size.
@@ -229,10 +243,57 @@ impl<W> Budget<W> {
             next_step: now,
             slowing_until: now,
             held: 0,
+            share: None,
             lanes: std::array::from_fn(|_| Queue::default()),
             time: 0,
             waiting: 0,
             next_id: 0,
+        }
+    }
+
+    /// The same of a budget that replicas share: [`Self::to_ask`] and [`Self::answered`] are to be used.
+    pub fn shared(bucket: Bucket, percent: u32, action: Action, now: Duration) -> Self {
+        let share = Some(Share::new(!action.is_read()));
+        Self { share, ..Self::new(bucket, percent, now) }
+    }
+
+    /// What to ask of the shared budget now, if anything: it is asked once at a time.
+    pub fn to_ask(&mut self, now: Duration) -> Option<Ask> {
+        self.share.as_ref()?;
+        self.refill(now);
+        let waiters = self.lanes.iter().flat_map(|lane| lane.callers.values());
+        let latest = waiters.flat_map(|caller| &caller.waiters).map(|waiter| waiter.latest).max();
+        let waiting = u32::try_from(self.waiting).unwrap_or(u32::MAX);
+        let waiting = latest.map(|latest| (waiting, latest.saturating_sub(now)));
+        let capacity = i64::try_from(self.tokens.capacity * 1_000_000 / TOKEN).unwrap_or(i64::MAX);
+        let rate = i64::try_from(self.full_rate).unwrap_or(i64::MAX);
+        let used = u32::try_from(self.held).unwrap_or(0);
+        let share = self.share.as_mut()?;
+        share.ask(Ask { capacity, rate, ..Ask::default() }, used, waiting, now)
+    }
+
+    /// What the shared budget answered. None: it cannot be reached, and so many replicas share it. True: it is the first
+    /// time that it cannot.
+    pub fn answered(&mut self, answer: Result<Taken, u32>, now: Duration) -> bool {
+        self.refill(now);
+        let Some(share) = &mut self.share else { return false };
+        match answer {
+            Ok(taken) => {
+                self.pace = i128::from(taken.pace);
+                self.next_step = now + STEP;
+                self.tokens.credit = i128::from(taken.left) * (TOKEN / 1_000_000);
+                let rate = (self.full_rate * self.pace / 100).max(1);
+                let token_time = u64::try_from(TOKEN / rate).unwrap_or(u64::MAX);
+                share.taken(taken, Duration::from_nanos(token_time), now);
+                false
+            }
+            Err(replicas) => {
+                let new = share.missed(replicas, now);
+                if new {
+                    self.tokens.credit = 0;
+                }
+                new
+            }
         }
     }
 
@@ -261,16 +322,39 @@ impl<W> Budget<W> {
     pub fn poll(&mut self, now: Duration) -> (Vec<Event<W>>, Option<Duration>) {
         self.refill(now);
         let mut events = Vec::new();
-        while self.waiting > 0 && self.tokens.credit >= TOKEN {
+        while self.waiting > 0 && self.has_slot() {
             let Some(waiter) = self.next() else { break };
-            self.tokens.credit -= TOKEN;
-            self.held += 1;
+            self.use_slot();
             events.push(Event::Granted(waiter.tell));
         }
         self.refuse_late(now, &mut events);
         let blocked = self.limit() < TOKEN;
-        let next = (self.waiting > 0 && !blocked).then(|| now + self.wait_for(1));
+        let own = (self.waiting > 0 && !blocked).then(|| now + self.wait_for(1));
+        let next = match &self.share {
+            None => own,
+            Some(share) if self.waiting > 0 => match share.cut_off {
+                None => share.next(),
+                Some(_) => share.next().into_iter().chain(own).min(),
+            },
+            Some(_) => None,
+        };
         (events, next)
+    }
+
+    fn has_slot(&self) -> bool {
+        match &self.share {
+            Some(share) if share.stock > 0 => true,
+            Some(share) if share.cut_off.is_none() => false,
+            _ => self.tokens.credit >= TOKEN,
+        }
+    }
+
+    fn use_slot(&mut self) {
+        match &mut self.share {
+            Some(share) if share.stock > 0 => share.stock -= 1,
+            _ => self.tokens.credit -= TOKEN,
+        }
+        self.held += 1;
     }
 
     /// Whether anyone waits.
@@ -290,7 +374,13 @@ impl<W> Budget<W> {
     pub fn release(&mut self, used: bool, now: Duration) {
         self.refill(now);
         self.held -= 1;
-        if !used {
+        if used {
+            return;
+        }
+        if let Some(share) = self.share.as_mut().filter(|share| share.cut_off.is_none()) {
+            // For the next one here, or else it goes back.
+            share.stock += 1;
+        } else {
             self.tokens.credit = (self.tokens.credit + TOKEN).min(self.limit());
         }
     }
@@ -299,11 +389,17 @@ impl<W> Budget<W> {
     pub fn charge(&mut self, calls: u32, now: Duration) {
         self.refill(now);
         self.tokens.credit -= i128::from(calls) * TOKEN;
+        if let Some(share) = &mut self.share {
+            share.charge(calls);
+        }
     }
 
     /// EC2 has throttled all the same: its bucket is empty, and somebody else draws on it.
     pub fn throttled(&mut self, now: Duration) {
         self.refill(now);
+        if let Some(share) = &mut self.share {
+            share.throttled();
+        }
         self.tokens.credit = self.tokens.credit.min(0);
         if now >= self.slowing_until {
             self.pace = (self.pace / 2).max(MIN_PACE);
@@ -318,14 +414,22 @@ impl<W> Budget<W> {
     }
 
     fn rate(&self) -> i128 {
-        (self.full_rate * self.pace / 100).max(1)
+        (self.full_rate * self.pace / 100 / self.parts()).max(1)
     }
 
     fn limit(&self) -> i128 {
-        self.tokens.capacity - self.held * TOKEN
+        (self.tokens.capacity / self.parts()).max(TOKEN) - self.held * TOKEN
+    }
+
+    /// One of how many parts is ours.
+    fn parts(&self) -> i128 {
+        self.share.as_ref().and_then(|share| share.cut_off).unwrap_or(1)
     }
 
     fn refill(&mut self, now: Duration) {
+        if let Some(share) = &mut self.share {
+            share.come(now);
+        }
         while self.pace < 100 && self.next_step <= now {
             self.tokens.gain(self.rate(), self.limit(), self.next_step);
             self.pace = (self.pace + PACE_REGAINED).min(100);
@@ -336,10 +440,28 @@ impl<W> Budget<W> {
 
     /// How long until there are so many tokens, at the present pace.
     fn wait_for(&self, tokens: usize) -> Duration {
-        let tokens = i128::try_from(tokens).unwrap_or(i128::MAX / TOKEN);
-        let missing = (tokens * TOKEN - self.tokens.credit).max(0);
-        let nanos = (missing + self.rate() - 1) / self.rate();
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        let mut tokens = i128::try_from(tokens).unwrap_or(i128::MAX / TOKEN);
+        let (rate, mut credit) = (self.rate(), self.tokens.credit);
+        let time_of = |tokens: i128| {
+            let nanos = (tokens + rate - 1) / rate;
+            Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        };
+        let Some(share) = self.share.as_ref().filter(|share| share.cut_off.is_none()) else {
+            return time_of((tokens * TOKEN - credit).max(0));
+        };
+        tokens -= i128::from(share.stock);
+        if let Some(due) = share.due {
+            let first = due.saturating_sub(self.tokens.at);
+            let more = (tokens - 1).max(0) * TOKEN * share.crowd;
+            return if tokens <= 0 { Duration::ZERO } else { first + time_of(more) };
+        }
+        let there = (credit / TOKEN).max(0);
+        tokens -= there;
+        credit -= there * TOKEN;
+        if tokens <= 0 {
+            return Duration::ZERO;
+        }
+        time_of(TOKEN - credit + (tokens - 1) * TOKEN * share.crowd)
     }
 
     /// Whose turn it is: in the lane that is least far, the earliest.

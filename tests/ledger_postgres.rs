@@ -10,6 +10,8 @@
 
 #[path = "ledger_postgres/bouncer.rs"]
 mod bouncer;
+#[path = "ledger_postgres/budget.rs"]
+mod budget;
 #[path = "ledger_postgres/chain.rs"]
 mod chain;
 #[path = "ledger_postgres/failures.rs"]

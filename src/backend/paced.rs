@@ -4,7 +4,8 @@
 //! A mutation takes its slot with [`Backend::reserve`], before anything is read for it, and holds it until it is sent.
 //! Whatever has none takes one on its way: reads, dry runs, and what a revoke sends again.
 //!
-//! Each process has budgets of its own. What the SDK does within one call (second attempts of a read that failed) is
+//! Each process has budgets of its own, unless replicas share them ([`Paced::sharing`]): then a task of each line asks
+//! the shared one, and nobody waits for an answer that is only a report. What the SDK does within one call (second attempts of a read that failed) is
 //! not seen; it is what the rest of EC2's bucket is for.
 
 use std::{
@@ -25,7 +26,10 @@ use super::{
     Revoked, Slot,
 };
 use crate::{
-    pacing::{Action, Budget, Event, Lane, ec2_bucket},
+    pacing::{
+        Action, Budget, Event, Lane, ec2_bucket,
+        shared::{SharedBudget, Taken, Taking},
+    },
     principal::Principal,
     rule::{AccountId, Direction, GroupRef, Region, Target},
     telemetry::{
@@ -37,6 +41,9 @@ use crate::{
 /// How long before its deadline a call is no more worth sending.
 const CALL_TIME: Duration = Duration::from_millis(500);
 
+/// How long the shared budget is waited for, if need be, by a call that has less time than [`CALL_TIME`].
+const ASK_TIME: Duration = Duration::from_millis(250);
+
 /// The most rules on a page of DescribeSecurityGroupRules.
 const RULES_ON_A_PAGE: usize = 1000;
 
@@ -45,6 +52,7 @@ pub struct Paced {
     inner: Arc<dyn Backend>,
     percent: u32,
     metrics: Metrics,
+    shared: Option<Arc<dyn SharedBudget>>,
     epoch: Instant,
     /// One for each action in each target that was called; the backend knows how many targets there are.
     lines: Mutex<HashMap<(Target, Action), Arc<Line>>>,
@@ -57,6 +65,7 @@ struct Line {
     counted: Pacing,
     epoch: Instant,
     state: Mutex<State>,
+    shared: Option<Arc<dyn SharedBudget>>,
     /// Tells the driver that its next time may be another.
     changed: Notify,
 }
@@ -78,7 +87,7 @@ struct Permit {
 
 /// Takes a call out of the line if it is dropped while it waits.
 struct Waiting<'a> {
-    line: &'a Line,
+    line: &'a Arc<Line>,
     id: Option<u64>,
 }
 
@@ -88,7 +97,7 @@ impl Paced {
     /// Calls `inner` with at most this part, in percent, of EC2's own budgets.
     pub fn new(inner: Arc<dyn Backend>, percent: u32) -> Self {
         let (epoch, metrics) = (Instant::now(), Metrics::default());
-        Self { inner, percent, metrics, epoch, lines: Mutex::default() }
+        Self { inner, percent, metrics, shared: None, epoch, lines: Mutex::default() }
     }
 
     /// Counts what waits.
@@ -97,11 +106,21 @@ impl Paced {
         Self { metrics, ..self }
     }
 
+    /// The part is that of all replicas together.
+    #[must_use]
+    pub fn sharing(self, shared: Arc<dyn SharedBudget>) -> Self {
+        Self { shared: Some(shared), ..self }
+    }
+
     fn line(&self, target: &Target, action: Action) -> Arc<Line> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let line = lines.entry((target.clone(), action)).or_insert_with(|| {
             let now = self.epoch.elapsed();
-            let budget = Budget::new(ec2_bucket(action.name()), self.percent, now);
+            let bucket = ec2_bucket(action.name());
+            let budget = match self.shared {
+                Some(_) => Budget::shared(bucket, self.percent, action, now),
+                None => Budget::new(bucket, self.percent, now),
+            };
             let class = if action.is_mutation() { "mutate" } else { "read" };
             let Target { account, region } = target;
             Arc::new(Line {
@@ -110,6 +129,7 @@ impl Paced {
                 counted: self.metrics.pacing(account.as_str(), region.as_str(), class),
                 epoch: self.epoch,
                 state: Mutex::new(State { budget, driven: false }),
+                shared: self.shared.clone(),
                 changed: Notify::new(),
             })
         });
@@ -326,7 +346,10 @@ impl Line {
         lane: Lane,
     ) -> Result<Permit, BackendError> {
         let caller = call.caller.as_deref().map(Principal::id).unwrap_or_default().into();
-        let latest = call.deadline.checked_sub(CALL_TIME).unwrap_or(call.deadline);
+        let mut latest = call.deadline.checked_sub(CALL_TIME).unwrap_or(call.deadline);
+        if self.shared.is_some() {
+            latest = latest.max(call.deadline.min(Instant::now() + ASK_TIME));
+        }
         let (tell, told) = oneshot::channel();
         let (asked, queued) = (Instant::now(), self.counted.queued());
         let latest_since = latest.saturating_duration_since(self.epoch);
@@ -381,56 +404,90 @@ impl Line {
         next
     }
 
-    /// Makes sure that those who wait are woken.
+    /// Makes sure that those who wait are woken, and that the shared budget is asked and told.
     fn drive(self: &Arc<Self>) {
+        // Slots may be given back when there is no runtime any more.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let mut state = self.lock();
-        if !state.budget.is_waited_for() {
-            return;
-        }
-        if std::mem::replace(&mut state.driven, true) {
+        if state.driven {
             self.changed.notify_one();
             return;
         }
+        let asked = self.ask(&mut state);
+        if asked.is_none() && !state.budget.is_waited_for() {
+            return;
+        }
+        state.driven = true;
         drop(state);
-        let line = self.clone();
-        tokio::spawn(async move {
-            loop {
-                let next = line.settle();
-                {
-                    let mut state = line.lock();
-                    if !state.budget.is_waited_for() {
-                        state.driven = false;
-                        return;
-                    }
-                }
-                match next {
-                    Some(next) => tokio::select! {
-                        () = sleep_until(line.epoch + next) => {}
-                        () = line.changed.notified() => {}
-                    },
-                    None => line.changed.notified().await,
+        runtime.spawn(self.clone().run(asked));
+    }
+
+    async fn run(self: Arc<Self>, mut asked: Option<Taking>) {
+        loop {
+            let next = self.settle();
+            if asked.is_none() {
+                let mut state = self.lock();
+                asked = self.ask(&mut state);
+                if asked.is_none() && !state.budget.is_waited_for() {
+                    state.driven = false;
+                    return;
                 }
             }
-        });
+            let answer = async {
+                match &mut asked {
+                    Some(taking) => taking.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let due = async {
+                match next {
+                    Some(next) => sleep_until(self.epoch + next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                answer = answer => {
+                    asked = None;
+                    self.answered(answer);
+                }
+                () = due => {}
+                () = self.changed.notified() => {}
+            }
+        }
     }
 
-    fn release(&self, used: bool) {
+    fn ask(&self, state: &mut State) -> Option<Taking> {
+        let shared = self.shared.as_ref()?;
+        let ask = state.budget.to_ask(self.now())?;
+        let Target { account, region } = &self.target;
+        Some(shared.take(account.as_str(), region.as_str(), self.action.name(), ask))
+    }
+
+    fn answered(&self, answer: Option<Taken>) {
+        let replicas = self.shared.as_ref().map_or(1, |shared| shared.replicas());
+        if self.lock().budget.answered(answer.ok_or(replicas), self.now()) {
+            let action = self.action.name();
+            tracing::warn!(target = %self.target, action, replicas, "EC2's budget is not shared for now: one part of it");
+        }
+    }
+
+    fn release(self: &Arc<Self>, used: bool) {
         self.lock().budget.release(used, self.now());
-        self.changed.notify_one();
+        self.drive();
     }
 
-    fn charge(&self, calls: u32) {
+    fn charge(self: &Arc<Self>, calls: u32) {
         self.lock().budget.charge(calls, self.now());
-        self.changed.notify_one();
+        self.drive();
     }
 
-    fn throttled(&self) {
+    fn throttled(self: &Arc<Self>) {
         let pace = {
             let mut state = self.lock();
             state.budget.throttled(self.now());
             state.budget.pace()
         };
-        self.changed.notify_one();
+        self.drive();
         tracing::warn!(target = %self.target, action = self.action.name(), pace, "EC2 throttles: slower");
     }
 }
@@ -465,7 +522,7 @@ impl Waiting<'_> {
     fn leave(&mut self) -> Duration {
         let Some(id) = self.id.take() else { return Duration::ZERO };
         let wait = self.line.lock().budget.cancel(id, self.line.now());
-        self.line.changed.notify_one();
+        self.line.drive();
         wait
     }
 }

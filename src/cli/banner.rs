@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, net::SocketAddr};
 
 use crate::{
-    config::{BackendConfig, Config, TlsConfig},
+    config::{BackendConfig, Config, LedgerEngine, TlsConfig},
     tls::ClientAuth,
 };
 
@@ -46,6 +46,13 @@ pub fn banner(config: &Config, addresses: Addresses, sample: Option<Sample<'_>>)
         backend(&config.backend),
     );
     // Writing to a String cannot fail.
+    if let Some(percent) = config.pacing_percent {
+        let whose = match config.ledger.engine {
+            LedgerEngine::Postgres(_) => "shared by the replicas on this ledger",
+            LedgerEngine::Memory | LedgerEngine::Sqlite(_) => "for this process",
+        };
+        let _ = writeln!(text, "  pacing   {percent} % of EC2's request budgets, {whose}");
+    }
     if let Some(address) = ec2_door {
         let _ = writeln!(
             text,

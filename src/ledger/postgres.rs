@@ -2,7 +2,7 @@
 //!
 //! Read on in `postgres/sql.rs`: every statement is there, and why each is a whole transaction. `schema.rs` opens,
 //! `link.rs` keeps connections and bounds calls, `queue.rs` gives turns, `watch.rs` wakes who waits, `chain.rs` seals and
-//! verifies. What is promised under which failure: docs/reliability-postgresql.md.
+//! verifies, `budget.rs` shares EC2's budget. What is promised under which failure: docs/reliability-postgresql.md.
 
 use std::{
     collections::HashMap,
@@ -31,6 +31,7 @@ use crate::{
     telemetry::metrics::{Commits, Metrics},
 };
 
+mod budget;
 mod chain;
 mod link;
 mod queue;
@@ -40,7 +41,7 @@ mod sql;
 mod tls;
 mod watch;
 
-pub use self::{chain::Verified, schema::OpenError, settings::Settings};
+pub use self::{budget::Budgets, chain::Verified, schema::OpenError, settings::Settings};
 
 /// By how much the time of a write may differ from the database's when it was not asked for it just now.
 const TOLERANCE: Duration = Duration::from_millis(100);

@@ -232,3 +232,176 @@ fn a_bucket_of_ec2_is_exact_at_its_edge() {
     assert!(tokens.take(MUTATION, at(200)));
     assert!(!tokens.take(MUTATION, at(399)));
 }
+
+/// 40 at once, 4 a second, shared.
+fn shared_budget() -> Budget<&'static str> {
+    Budget::shared(MUTATION, 80, Action::RevokeEgress, at(0))
+}
+
+fn ask_for(budget: &mut Budget<&'static str>, callers: &[&'static str], latest: Duration) {
+    for caller in callers {
+        budget.ask(&name(caller), Lane::Common, latest, caller);
+    }
+}
+
+/// What the shared budget says.
+fn taken(granted: u32, wait: u64, left: i64) -> Result<Taken, u32> {
+    Ok(Taken { granted, wait: at(wait), left: left * 1_000_000, pace: 100 })
+}
+
+#[test]
+fn a_shared_slot_is_asked_for_once_and_by_those_that_wait() {
+    let mut budget = shared_budget();
+    assert_eq!(budget.to_ask(at(0)), None, "nobody waits");
+    ask_for(&mut budget, &["a", "b", "c"], at(900));
+    assert_eq!(budget.poll(at(0)), (vec![], Some(at(0))));
+    let ask = budget.to_ask(at(100)).unwrap();
+    assert_eq!((ask.want, ask.patience, ask.holds), (3, at(800), true));
+    assert_eq!((ask.capacity, ask.rate), (40_000_000, 4000));
+    assert_eq!((budget.to_ask(at(100)), budget.poll(at(100)).1), (None, None), "once at a time");
+    budget.answered(taken(2, 0, 0), at(110));
+    assert_eq!(budget.poll(at(110)).0, [Event::Granted("a"), Event::Granted("b")]);
+    // The third has its slot reserved, and an incident comes before it.
+    assert_eq!(budget.to_ask(at(110)).unwrap().held, 2);
+    budget.answered(taken(1, 250, -1), at(110));
+    assert_eq!(budget.poll(at(110)), (vec![], Some(at(360))));
+    assert_eq!(budget.to_ask(at(359)), None);
+    budget.ask(&name("on call"), Lane::Incident, at(900), "incident");
+    assert_eq!(budget.poll(at(360)).0, [Event::Granted("incident")]);
+    assert_eq!(budget.to_ask(at(360)).unwrap().want, 1);
+}
+
+#[test]
+fn at_most_a_batch_is_taken_at_once() {
+    let mut budget = shared_budget();
+    ask_for(&mut budget, &["a"; 100], FAR);
+    assert_eq!(budget.poll(at(0)).0, [], "nobody is refused before anything is known");
+    assert_eq!(budget.to_ask(at(0)).unwrap().want, shared::BATCH);
+}
+
+#[test]
+fn what_nobody_needs_any_more_goes_back() {
+    let mut budget = shared_budget();
+    ask_for(&mut budget, &["a", "b"], FAR);
+    budget.to_ask(at(0)).unwrap();
+    budget.answered(taken(2, 0, 10), at(0));
+    assert_eq!(budget.poll(at(0)).0.len(), 2);
+    // Not used: it is the next one's here.
+    budget.release(false, at(0));
+    ask_for(&mut budget, &["c"], FAR);
+    assert_eq!(budget.poll(at(0)).0, [Event::Granted("c")]);
+    budget.release(false, at(0));
+    let report = budget.to_ask(at(0)).unwrap();
+    assert_eq!((report.want, report.back, report.held), (0, 1, 1));
+    budget.answered(taken(0, 0, 11), at(0));
+    // The last one is used: that, too, is told.
+    budget.release(true, at(0));
+    let report = budget.to_ask(at(5)).unwrap();
+    assert_eq!((report.back, report.held), (0, 0));
+    budget.answered(taken(0, 0, 11), at(5));
+    assert_eq!(budget.to_ask(at(10)), None);
+    // And so does a slot that is reserved.
+    let id = budget.ask(&name("d"), Lane::Common, FAR, "d");
+    budget.to_ask(at(10)).unwrap();
+    budget.answered(taken(1, 250, -1), at(10));
+    budget.cancel(id, at(20));
+    let report = budget.to_ask(at(20)).unwrap();
+    assert_eq!((report.back, report.held), (1, 0));
+}
+
+#[test]
+fn reads_hold_nothing_and_cost_one_question() {
+    let mut budget = Budget::shared(MUTATION, 80, Action::DescribeRules, at(0));
+    ask_for(&mut budget, &["a"], FAR);
+    assert!(!budget.to_ask(at(0)).unwrap().holds);
+    budget.answered(taken(1, 0, 5), at(0));
+    budget.poll(at(0));
+    budget.release(true, at(0));
+    assert_eq!(budget.to_ask(at(0)), None);
+}
+
+#[test]
+fn who_cannot_be_in_time_for_a_shared_slot_is_told_when() {
+    let mut budget = shared_budget();
+    ask_for(&mut budget, &["a"], at(300));
+    budget.to_ask(at(0)).unwrap();
+    // Three replicas are ahead: none was reserved.
+    budget.answered(taken(0, 1000, -3), at(0));
+    assert_eq!(budget.poll(at(0)).0, [Event::Refused("a", at(1000))]);
+    // What is known is enough to refuse the next one without a question.
+    ask_for(&mut budget, &["b"], at(990));
+    assert_eq!(budget.poll(at(10)).0, [Event::Refused("b", at(990))]);
+    assert_eq!(budget.to_ask(at(10)), None);
+    // With one reserved behind three others, each further one is four slots away.
+    ask_for(&mut budget, &["c", "d", "e"], at(2900));
+    assert_eq!(budget.poll(at(1000)).0, []);
+    budget.to_ask(at(1000)).unwrap();
+    budget.answered(taken(1, 1000, -4), at(1000));
+    assert_eq!(
+        budget.poll(at(1000)).0,
+        [Event::Refused("d", at(2000)), Event::Refused("e", at(3000))]
+    );
+    assert_eq!(budget.poll(at(2000)).0, [Event::Granted("c")]);
+}
+
+#[test]
+fn what_was_refused_is_not_asked_for_again_at_once() {
+    let mut budget = shared_budget();
+    ask_for(&mut budget, &["a"], FAR);
+    budget.to_ask(at(0)).unwrap();
+    // As when all slots are held elsewhere.
+    budget.answered(taken(0, 250, 0), at(0));
+    assert_eq!(budget.poll(at(0)), (vec![], Some(at(250))));
+    assert_eq!(budget.to_ask(at(249)), None);
+    assert_eq!(budget.to_ask(at(250)).unwrap().want, 1);
+}
+
+#[test]
+fn a_throttle_and_what_was_sent_without_a_slot_are_reported() {
+    let mut budget = shared_budget();
+    budget.throttled(at(0));
+    budget.charge(3, at(0));
+    let report = budget.to_ask(at(0)).unwrap();
+    assert_eq!((report.throttled, report.charged, report.want), (true, 3, 0));
+    budget.answered(Ok(Taken { granted: 0, wait: at(0), left: -3_000_000, pace: 25 }), at(0));
+    assert_eq!(budget.pace(), 25);
+    assert_eq!(budget.to_ask(at(0)), None);
+}
+
+#[test]
+fn without_the_shared_budget_a_replica_has_a_part_that_begins_as_spent() {
+    let mut budget = shared_budget();
+    ask_for(&mut budget, &["a"; 30], FAR);
+    budget.to_ask(at(0)).unwrap();
+    assert!(budget.answered(Err(4), at(0)), "that is news");
+    // A quarter of 4 a second.
+    let mut granted = 0;
+    let mut now = at(0);
+    let mut misses = 0;
+    loop {
+        let (events, next) = budget.poll(now);
+        granted += events.len();
+        events.iter().for_each(|_| budget.release(true, now));
+        if let Some(ask) = budget.to_ask(now) {
+            assert!(ask.spent);
+            assert!(!budget.answered(Err(4), now));
+            misses += 1;
+        }
+        now = next.unwrap();
+        if now > at(10_000) {
+            break;
+        }
+    }
+    // It is tried once a second meanwhile.
+    assert_eq!((granted, misses), (10, 10));
+    // Idle, it saves up a quarter of the burst.
+    ask_for(&mut budget, &["b"; 10], FAR);
+    let burst = budget.poll(at(100_000)).0.len();
+    assert_eq!(burst, 10);
+    // And back again: what is shared counts.
+    assert!(budget.to_ask(at(100_000)).unwrap().spent);
+    budget.answered(taken(1, 250, -1), at(100_000));
+    assert_eq!(budget.poll(at(100_249)).0, []);
+    assert_eq!(budget.poll(at(100_250)).0.len(), 1);
+    assert!(!budget.to_ask(at(100_250)).unwrap().spent);
+}

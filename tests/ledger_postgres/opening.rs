@@ -51,7 +51,7 @@ async fn many_replicas_open_an_empty_database_at_once() {
     }
     assert_eq!(
         database.psql("SELECT schema_version, backend FROM portcullis.meta"),
-        format!("1|{BACKEND}")
+        format!("2|{BACKEND}")
     );
 }
 
@@ -59,10 +59,10 @@ async fn many_replicas_open_an_empty_database_at_once() {
 async fn a_newer_schema_is_refused() {
     let database = shared().database();
     drop(open(&database.url()).await.unwrap());
-    database.psql("UPDATE portcullis.meta SET schema_version = 2");
+    database.psql("UPDATE portcullis.meta SET schema_version = 3");
     let (error, words) = refused(&database.url()).await;
-    assert!(matches!(error, OpenError::Newer { found: 2, .. }), "{error:?}");
-    assert!(words.contains("schema version 2, and this program knows 1"), "{words}");
+    assert!(matches!(error, OpenError::Newer { found: 3, .. }), "{error:?}");
+    assert!(words.contains("schema version 3, and this program knows 2"), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -207,7 +207,7 @@ pub(super) const LIMITS: &[Key] = &[
         takes: Takes::Number("percent", 1, 100),
         default: "80",
         only_with: None,
-        doc: "How much of EC2's budgets this process uses. Others use the account, too; with \
-              several processes divide it among them.",
+        doc: "How much of EC2's budgets is used: by all replicas together if the ledger is on \
+              PostgreSQL, else by this process. Others use the account, too.",
     },
 ];

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The version of the schema that this program knows.
-const VERSION: i32 = 1;
+const VERSION: i32 = sql::VERSIONS_OF_SCHEMA.len() as i32;
 
 /// The oldest server: 14, as its number.
 const OLDEST: i32 = 140_000;
@@ -127,6 +127,17 @@ pub(super) async fn open(link: &Link, backend: &str) -> Result<(), OpenError> {
             let (place, wanted) = (place.to_owned(), backend.to_owned());
             return Err(OpenError::OtherBackend { place, found, wanted });
         }
+        Some((found, _)) if found < VERSION => {
+            drop(lease);
+            migrate(link).await.map_err(|trouble| match trouble {
+                Trouble::Rights(words) => OpenError::Rights(format!(
+                    "{words}; the schema is of version {found}, and this program needs {VERSION}: run \
+                     `portcullis ledger migrate` as the role that owns it"
+                )),
+                other => unreachable(other),
+            })?;
+            lease = link.lease().await.map_err(unreachable)?;
+        }
         Some(_) => {}
     }
     let rows = lease.rows(sql::LACKING, &[]).await.map_err(|trouble| match trouble {
@@ -205,11 +216,36 @@ async fn make(link: &Link, backend: &str, server: &Server) -> Result<(), Trouble
     if !server.has_schema {
         lease.batch(sql::MAKE_SCHEMA).await?;
     }
-    lease.batch(sql::SCHEMA).await?;
+    for version in sql::VERSIONS_OF_SCHEMA {
+        lease.batch(version).await?;
+    }
     let meta: [sql::Param<'_>; 2] = [(&VERSION, Type::INT4), (&backend, Type::TEXT)];
     lease.commit_with([(sql::NEW_META, &meta)]).await?;
     tracing::info!(place = link.place(), "made the ledger's schema");
     Ok(())
+}
+
+/// Brings an older schema up to date in one transaction, unless another replica has just done it.
+async fn migrate(link: &Link) -> Result<(), Trouble> {
+    let mut lease = link.lease_for(MAKING).await?;
+    let [_, meta] = lease
+        .begin_with(sql::BEGIN_MAKING, [(sql::LOCK_SCHEMA, &[]), (sql::META, &[])], false)
+        .await?;
+    let found = meta.first().and_then(|row| row.try_get::<_, i32>(0).ok()).unwrap_or(VERSION);
+    for version in sql::VERSIONS_OF_SCHEMA.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        lease.batch(version).await?;
+    }
+    if found < VERSION {
+        lease.commit_with([(sql::NEW_VERSION, &[(&VERSION, Type::INT4)])]).await?;
+        tracing::info!(
+            place = link.place(),
+            from = found,
+            to = VERSION,
+            "migrated the ledger's schema"
+        );
+        return Ok(());
+    }
+    finish(&mut lease).await
 }
 
 async fn finish(lease: &mut Lease<'_>) -> Result<(), Trouble> {

@@ -19,6 +19,8 @@ pub struct Settings {
     pub connections: usize,
     /// The longest that one call may take, waiting for a connection included.
     pub bound: Duration,
+    /// The longest that a call waits for the shared budget, before this replica goes on with a part of it for itself.
+    pub budget_bound: Duration,
 }
 
 /// What libpq's `sslmode` comes to.
@@ -124,7 +126,15 @@ impl Settings {
         config.keepalives_interval(Duration::from_secs(3));
         config.keepalives_retries(3);
         let place = place(&config);
-        Ok(Self { config, trust, root_cert, place, connections: 16, bound })
+        Ok(Self {
+            config,
+            trust,
+            root_cert,
+            place,
+            connections: 16,
+            bound,
+            budget_bound: Duration::from_secs(1),
+        })
     }
 
     /// Hosts, ports and database, for messages.

@@ -74,6 +74,13 @@ pub(super) const SWEEP_TURNS: &str =
     DELETE FROM portcullis.turns WHERE NOT EXISTS
         (SELECT FROM unnest(leases) lease WHERE lease > (SELECT now FROM fleeting))";
 
+/// A replica is there. Parameter: its number.
+pub(super) const PRESENT: &str = "SELECT replicas FROM portcullis.present($1)";
+
+/// Slots of a budget. Parameters: account, Region, action, the replica, then as [`crate::pacing::shared::Ask`] has it.
+pub(super) const TAKE_SLOTS: &str = "SELECT granted, wait, left_over, pace_now
+    FROM portcullis.take_slots($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+
 /// Whether it can be written.
 pub(super) const CHECK: &str = "WITH durable AS MATERIALIZED (SELECT portcullis.durable() AS now)
     UPDATE portcullis.meta SET checked = now FROM durable RETURNING now";
@@ -173,14 +180,18 @@ pub(super) const BEGIN_MAKING: &str =
     SET LOCAL synchronous_commit = on";
 pub(super) const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(7239016550918276)::text";
 pub(super) const MAKE_SCHEMA: &str = "CREATE SCHEMA portcullis";
-pub(super) const SCHEMA: &str = include_str!("schema.sql");
+/// What each version adds, from the first on. A replica of the version before goes on working beside it.
+pub(super) const VERSIONS_OF_SCHEMA: [&str; 2] =
+    [include_str!("schema.sql"), include_str!("schema_2.sql")];
+/// Parameter: the version.
+pub(super) const NEW_VERSION: &str = "UPDATE portcullis.meta SET schema_version = $1";
 pub(super) const NEW_META: &str =
     "INSERT INTO portcullis.meta (schema_version, backend) VALUES ($1, $2)";
 pub(super) const META: &str = "SELECT schema_version, backend FROM portcullis.meta";
 
 /// What the role may not do, of all that it has to.
 pub(super) const LACKING: &str = "SELECT string_agg(may || ' on portcullis.' || name, ', ')
-    FROM unnest(ARRAY['records', 'events', 'turns']) AS t (name),
+    FROM unnest(ARRAY['records', 'events', 'turns', 'replicas', 'budget', 'budget_held']) AS t (name),
         unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS m (may)
     WHERE NOT has_table_privilege('portcullis.' || name, may)
         OR NOT has_table_privilege('portcullis.meta', 'UPDATE')
