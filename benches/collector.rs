@@ -49,7 +49,7 @@ impl TraceService for Collector {
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let scopes = request.into_inner().resource_spans.into_iter().flat_map(|of| of.scope_spans);
         self.take(&self.spans, scopes.map(|scope| scope.spans.len()).sum()).await;
-        Ok(Response::default())
+        Ok(Response::new(Default::default()))
     }
 }
 
@@ -61,7 +61,7 @@ impl LogsService for Collector {
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         let scopes = request.into_inner().resource_logs.into_iter().flat_map(|of| of.scope_logs);
         self.take(&self.lines, scopes.map(|scope| scope.log_records.len()).sum()).await;
-        Ok(Response::default())
+        Ok(Response::new(Default::default()))
     }
 }
 
@@ -72,7 +72,7 @@ impl MetricsService for Collector {
         _: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         self.take(&AtomicUsize::new(0), 1).await;
-        Ok(Response::default())
+        Ok(Response::new(Default::default()))
     }
 }
 
