@@ -57,8 +57,10 @@ pub async fn calls(seen: &mut Seen) {
     let mut world = world.await;
     let (duration, throttles) =
         ("portcullis_ec2_call_duration_seconds_count", "portcullis_ec2_throttles_total");
-    let request =
-        v1::DescribeSecurityGroupsRequest { group_ids: vec!["sg-00000001".into()], ..Default::default() };
+    let request = v1::DescribeSecurityGroupsRequest {
+        group_ids: vec!["sg-00000001".into()],
+        ..Default::default()
+    };
     let none = world.server.groups.describe_security_groups(request).await;
     assert_eq!(refusal(none).1, "INVALID_GROUP_NOT_FOUND");
     let labels = |method, error| {
