@@ -6,7 +6,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 use tonic::{Request, body::Body};
 
-use crate::{programs::tool, support::*, world};
+use crate::{programs::tool, support::*, text::Seen, world};
 
 const CALLS: &str = "rpc_server_call_duration_seconds_count";
 
@@ -29,13 +29,9 @@ async fn paths_that_a_stranger_makes_up_are_one_series() {
             series.push(world.text().await.0.lines().count());
         }
     }
-    let text = loop {
-        let text = world.text().await;
-        if text.value(CALLS, &[("rpc_method", "_OTHER")]) == Some(200.0) {
-            break text;
-        }
-        tokio::task::yield_now().await;
-    };
+    let mut seen = Seen::default();
+    seen.until(world.admin, CALLS, &[("rpc_method", "_OTHER")], |value| value == 200.0).await;
+    let text = world.text().await;
     assert_eq!(text.series(CALLS).count(), 1, "{}", text.0);
     assert!(series.windows(2).skip(1).all(|two| two[0] == two[1]), "{series:?}");
 }
@@ -57,13 +53,8 @@ async fn no_label_tells_who_called_or_with_what() {
     }
     let mut groups = world.server.groups.clone();
     let operation = groups.revoke_egress(request).await.unwrap().into_inner().operation_id;
-    let text = loop {
-        let text = world.text().await;
-        if text.value(CALLS, &[]) == Some(1.0) {
-            break text;
-        }
-        tokio::task::yield_now().await;
-    };
+    Seen::default().until(world.admin, CALLS, &[], |value| value == 1.0).await;
+    let text = world.text().await;
     for secret in [
         "alice-the-caller",
         &token,

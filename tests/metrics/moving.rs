@@ -91,7 +91,7 @@ async fn calls(seen: &mut Seen) {
     seen.until(admin, IN_FLIGHT, &[], is(0.0)).await;
 
     // A caller that leaves: the call is counted, once, as dropped.
-    let delay = Some(LONG.try_into().unwrap());
+    let delay = Some(LONG.into());
     let action = "DescribeSecurityGroups".to_owned();
     let kind = FaultKind::Delay.into();
     world.server.inject(Fault { kind, delay, action, ..Default::default() }).await;
@@ -237,7 +237,7 @@ async fn drain(seen: &mut Seen) {
     let admin = world.admin;
     seen.until(admin, "portcullis_draining", &[], is(0.0)).await;
     let (kind, action) = (FaultKind::Delay.into(), "DescribeSecurityGroups".to_owned());
-    let delay = Some(LONG.try_into().unwrap());
+    let delay = Some(LONG.into());
     world.server.inject(Fault { kind, delay, action, ..Default::default() }).await;
     let mut groups = world.server.groups.clone();
     let call =

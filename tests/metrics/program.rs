@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, process::Stdio};
 
+use portcullis::clock::{Clock as _, SystemClock};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
@@ -97,7 +98,8 @@ pub async fn all(seen: &mut Seen) {
     // The certificate's end, to the second.
     let expiry = "portcullis_tls_certificate_expiry_seconds";
     let first = Text::read(admin).await.value(expiry, &[]).unwrap();
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let now = SystemClock.now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let now = now.as_secs_f64();
     assert!(first > now, "{first} is not after {now}");
 
     let (stale, failures) = ("portcullis_reload_stale", "portcullis_reload_failures_total");
