@@ -144,7 +144,7 @@ impl Replica {
                 }
             }
             if let Some(ask) = self.budget.to_ask(now) {
-                hand.set(now.as_millis() as i64).await;
+                hand.set(i64::try_from(now.as_millis()).unwrap()).await;
                 let taken = self.budgets.take("1", "r", ACTION.name(), ask).await;
                 self.budget.answered(taken.ok_or(1), now);
             } else if quiet {
