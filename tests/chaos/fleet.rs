@@ -145,6 +145,9 @@ impl Fleet {
             "ec2",
             "--ec2-endpoint-url",
             &self.url,
+            // Said, so that a start on a busy machine need not wait for STS.
+            "--default-account-id",
+            ACCOUNT,
             "--default-region",
             REGION,
             "--ec2-pacing",

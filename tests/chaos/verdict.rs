@@ -30,19 +30,26 @@ pub struct Verdict {
     pub why: Vec<String>,
 }
 
-/// Whether a key's second answer is its first. Who was told that the ledger lags gets the recorded answer without that,
-/// or with the word that it was read back.
+/// Whether a key's second answer is its first. Who was told that the ledger lags gets the recorded answer without that;
+/// or, if nobody was left to write it down, one that was read back: the same change, without the other warnings.
 fn is_the_same(first: &RevokeEgressResponse, second: &RevokeEgressResponse) -> bool {
-    let lags = |answer: &RevokeEgressResponse| {
-        answer.warnings.iter().any(|warning| warning.kind() == WarningKind::LedgerLags)
+    let warns = |answer: &RevokeEgressResponse, kind| {
+        answer.warnings.iter().any(|warning| warning.kind() == kind)
     };
-    let without = |answer: &RevokeEgressResponse| {
+    let without = |answer: &RevokeEgressResponse, is_left_out: fn(WarningKind) -> bool| {
         let mut answer = answer.clone();
-        let of_the_ledger = [WarningKind::LedgerLags, WarningKind::SettledByReadBack];
-        answer.warnings.retain(|warning| !of_the_ledger.contains(&warning.kind()));
+        answer.warnings.retain(|warning| !is_left_out(warning.kind()));
         answer
     };
-    first == second || lags(first) && without(first) == without(second)
+    if !warns(first, WarningKind::LedgerLags) {
+        return first == second;
+    }
+    let is_left_out: fn(WarningKind) -> bool = if warns(second, WarningKind::SettledByReadBack) {
+        |_| true
+    } else {
+        |kind| kind == WarningKind::LedgerLags
+    };
+    without(first, is_left_out) == without(second, is_left_out)
 }
 
 pub async fn of(jobs: &Jobs, ec2: &Ec2, fleet: &mut Fleet) -> Verdict {
