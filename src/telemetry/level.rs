@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn what_is_no_directive_is_named() {
         for good in
-            ["info", "info,portcullis=debug", "warn, h2=trace", "off", "portcullis[call]=debug"]
+            ["info", "info,portcullis=debug", "warn,h2=trace", "off", "portcullis[call]=debug"]
         {
             assert!(parse(good).is_ok(), "{good}");
         }
