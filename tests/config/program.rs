@@ -202,7 +202,9 @@ fn it_serves_the_admin_port_and_drains_on_either_signal() {
         assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
         let body: serde_json::Value =
             serde_json::from_str(ready.split_once("\r\n\r\n").unwrap().1).unwrap();
-        let expected = serde_json::json!({"draining": false, "ready": true, "started": true});
+        let expected = serde_json::json!({
+            "draining": false, "ready": true, "started": true, "dependencies": {"ledger": "ok"},
+        });
         assert_eq!(body, expected, "{ready}");
 
         server.signal(signal);
