@@ -12,6 +12,10 @@ use opentelemetry_proto::tonic::{
             ExportLogsServiceRequest, ExportLogsServiceResponse,
             logs_service_server::{LogsService, LogsServiceServer},
         },
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
         trace::v1::{
             ExportTraceServiceRequest, ExportTraceServiceResponse,
             trace_service_server::{TraceService, TraceServiceServer},
@@ -19,6 +23,7 @@ use opentelemetry_proto::tonic::{
     },
     common::v1::{AnyValue, KeyValue, any_value::Value},
     logs::v1::LogRecord,
+    metrics::v1::Metric,
     resource::v1::Resource,
     trace::v1::Span,
 };
@@ -59,6 +64,7 @@ struct Inner {
 pub struct Got {
     pub spans: Vec<Span>,
     pub logs: Vec<LogRecord>,
+    pub metrics: Vec<Metric>,
     pub resources: Vec<Resource>,
     pub metadata: Vec<MetadataMap>,
     /// How many requests came, taken or not.
@@ -82,6 +88,7 @@ impl Collector {
         let served = server
             .add_service(TraceServiceServer::new(collector.clone()))
             .add_service(LogsServiceServer::new(collector.clone()))
+            .add_service(MetricsServiceServer::new(collector.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(served);
         collector
@@ -172,6 +179,26 @@ impl LogsService for Collector {
         })
         .await?;
         Ok(Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.receive(&metadata, |got| {
+            for resource_metrics in message.resource_metrics {
+                got.resources.extend(resource_metrics.resource);
+                for scope in resource_metrics.scope_metrics {
+                    got.metrics.extend(scope.metrics);
+                }
+            }
+        })
+        .await?;
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::net::TcpListener;
 
+use opentelemetry_proto::tonic::{common::v1::KeyValue, metrics::v1::metric::Data};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tonic::transport::{Identity, ServerTlsConfig};
 
 use super::{
-    collector::{Collector, Manner, PATIENCE},
+    collector::{Collector, Manner, PATIENCE, attribute},
     program::{Program, REVOKE, unknown},
 };
 
@@ -89,6 +90,14 @@ async fn what_is_left_at_the_end_is_sent() {
     let spans = collector.got().spans;
     assert!(!said.contains("does not reach"), "{said}");
     assert_eq!(spans.iter().filter(|span| span.name == REVOKE).count(), CALLS as usize, "{said}");
+    // And the metrics of all of them.
+    let metrics = collector.got().metrics;
+    let calls = metrics.iter().rfind(|metric| metric.name == "rpc.server.call.duration").unwrap();
+    let Some(Data::Histogram(calls)) = &calls.data else { panic!("{calls:?}") };
+    let of_revokes =
+        |attributes: &[KeyValue]| attribute(attributes, "rpc.method").as_deref() == Some(REVOKE);
+    let counted = calls.data_points.iter().filter(|point| of_revokes(&point.attributes));
+    assert_eq!(counted.map(|point| point.count).sum::<u64>(), u64::from(CALLS.unsigned_abs()));
     // The last line but those about its own end.
     let logs = format!("{:?}", collector.got().logs);
     assert!(logs.contains("ended after a complete drain"), "{logs}");

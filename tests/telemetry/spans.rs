@@ -131,7 +131,7 @@ async fn a_call_is_a_span_of_its_callers_trace_and_its_lines_name_it() {
         assert_eq!(metadata.get("x-collector-key").unwrap(), "hush headers");
         assert_eq!(metadata.get("x-more"), None);
     }
-    let all = format!("{:?}{:?}{:?}{said}", got.spans, got.logs, got.resources);
+    let all = format!("{:?}{:?}{:?}{:?}{said}", got.spans, got.logs, got.metrics, got.resources);
     assert!(all.contains(GROUP), "else nothing is proved");
     for secret in ["hush-credential", "hush headers", "hush%20headers", "hush-key"] {
         assert!(!all.contains(secret), "{secret} got out");
