@@ -14,9 +14,13 @@ use serde_json::{Value, json};
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "tls/certificates.rs"]
 mod certificates;
+#[path = "transcripts/compare.rs"]
+mod compare;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "attacks/keys.rs"]
 mod keys;
+#[path = "transcripts/normal.rs"]
+mod normal;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "transcripts/programs.rs"]
 mod programs;
@@ -181,4 +185,63 @@ async fn a_delay_is_told_to_http_clients_too() {
     assert_eq!((status, reason.as_str()), (429, "EC2_REQUEST_LIMIT_EXCEEDED"));
     let pushback: u64 = answer.header("grpc-retry-pushback-ms").unwrap().parse().unwrap();
     assert_eq!(answer.header("retry-after"), Some(pushback.div_ceil(1000).to_string().as_str()));
+}
+
+#[tokio::test]
+async fn docs_json_shows_what_curl_prints() {
+    if programs::tool("bin/curl").is_none() {
+        return;
+    }
+    let server = programs::portcullis(&[], &[]).await;
+    let written = std::fs::read_to_string(compare::path("docs/json.md")).unwrap();
+    let (before, rest) = written.split_once("```console\n").unwrap();
+    let (block, after) = rest.split_once("```").unwrap();
+    let mut now = String::new();
+    let mut lines = block.lines();
+    while let Some(line) = lines.next() {
+        let Some(first) = line.strip_prefix("$ ") else { continue };
+        let mut command = first.to_owned();
+        while command.ends_with('\\') {
+            command.push('\n');
+            command.push_str(lines.next().unwrap());
+        }
+        let mut shell = tokio::process::Command::new("bash");
+        let script = command.replace("127.0.0.1:50051", &server.address);
+        shell.args(["-c", &script]).env("NO_PROXY", "*");
+        let (output, code) = programs::finish(shell).await;
+        assert_eq!(code, 0, "{command}: {output}");
+        now.push_str(&format!("$ {command}\n{}\n", output.trim_end()));
+    }
+    assert!(now.contains("OUTCOME_REVOKED_ALL") && now.contains("did you mean GroupId?"), "{now}");
+    // The request's id is in the base64 of a detail, too.
+    let same = normal::normal(&without_values(&now)) == normal::normal(&without_values(block));
+    let shown = if same { block } else { now.as_str() };
+    compare::compare("docs/json.md", &format!("{before}```console\n{shown}```{after}"));
+}
+
+fn without_values(text: &str) -> String {
+    let mut parts = text.split("\"value\":\"");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once('"').map_or("", |(_, rest)| rest))
+}
+
+/// docs/errors.md has every reason that the code can give, and no other; and says of each whether the same call helps.
+#[test]
+fn docs_errors_has_every_reason() {
+    let source = std::fs::read_to_string(compare::path("src/error.rs")).unwrap();
+    let (_, names) = source.split_once("pub fn as_str(self)").unwrap();
+    let (names, _) = names.split_once("pub fn code(self)").unwrap();
+    let mut known: Vec<&str> = names.split('"').skip(1).step_by(2).collect();
+    known.sort_unstable();
+    assert!(known.len() > 30, "{known:?}");
+    let docs = std::fs::read_to_string(compare::path("docs/errors.md")).unwrap();
+    let cells = |line: &'_ str| line.split('|').map(|c| c.trim().to_owned()).collect::<Vec<_>>();
+    let rows: Vec<_> = docs.lines().filter(|l| l.starts_with("| ")).skip(2).map(cells).collect();
+    let mut told: Vec<&str> = rows.iter().map(|row| row[1].as_str()).collect();
+    told.sort_unstable();
+    assert_eq!(told, known);
+    for row in &rows {
+        let delay = row[3].contains("RetryInfo");
+        assert_eq!(delay, row[4].starts_with("after the delay"), "{row:?}");
+    }
 }
