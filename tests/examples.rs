@@ -29,6 +29,8 @@ mod certificates;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "attacks/keys.rs"]
 mod keys;
+#[path = "transcripts/normal.rs"]
+mod normal;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "transcripts/programs.rs"]
 mod programs;
@@ -178,7 +180,7 @@ impl Example {
         // A proxy for the machine's other traffic is not for this.
         command.env("NO_PROXY", "*").env("no_proxy", "*").env("no_grpc_proxy", "*");
         let ran = finish(command.stdin(Stdio::null()).kill_on_drop(true)).await;
-        Ran { out: same_json(&ran.out), ..ran }
+        Ran { out: normal::normal(&same_json(&ran.out)), ..ran }
     }
 }
 

@@ -6,7 +6,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 use tonic::{Code, Status};
 use tonic_types::pb;
 
@@ -105,27 +105,31 @@ impl Contract {
 
     /// An error as Connect has it. `debug` is the detail in words; programs decode `value`.
     pub fn error(&self, status: &Status) -> Vec<u8> {
-        let mut error = json!({ "code": code_name(status.code()) });
+        let mut error = Map::new();
+        error.insert("code".to_owned(), code_name(status.code()).into());
         if !status.message().is_empty() {
-            error["message"] = status.message().into();
+            error.insert("message".to_owned(), status.message().into());
         }
         let details = pb::Status::decode(status.details()).unwrap_or_default().details;
         if !details.is_empty() {
-            error["details"] = details.iter().map(|detail| self.detail(detail)).collect();
+            let details = details.iter().map(|detail| self.detail(detail)).collect();
+            error.insert("details".to_owned(), details);
         }
-        line(error.to_string().into_bytes())
+        line(Value::Object(error).to_string().into_bytes())
     }
 
     fn detail(&self, detail: &prost_types::Any) -> Value {
         let name = detail.type_url.rsplit('/').next().unwrap_or_default();
-        let mut shown = json!({ "type": name, "value": STANDARD_NO_PAD.encode(&detail.value) });
+        let value = STANDARD_NO_PAD.encode(&detail.value);
+        let mut shown =
+            Map::from_iter([("type".to_owned(), name.into()), ("value".to_owned(), value.into())]);
         let message = self.0.get_message_by_name(name);
         let message =
             message.and_then(|known| DynamicMessage::decode(known, detail.value.as_slice()).ok());
         if let Some(debug) = message.and_then(|message| serde_json::to_value(&message).ok()) {
-            shown["debug"] = debug;
+            shown.insert("debug".to_owned(), debug);
         }
-        shown
+        Value::Object(shown)
     }
 }
 
