@@ -5,6 +5,7 @@ pub mod codec;
 pub mod decode;
 pub mod encode;
 pub mod health;
+pub mod json;
 mod metadata;
 pub mod methods;
 pub mod operations;

@@ -1,4 +1,4 @@
-//! What every call passes. HTTP level, outermost first: [`observe`], [`deadline`], [`admission`], [`authenticate`],
+//! What every call passes. HTTP level, outermost first: [`json`], [`observe`], [`deadline`], [`admission`], [`authenticate`],
 //! [`rate_limit`], [`conform`]. Typed level, below decoding: [`detach`], [`idempotency`].
 //!
 //! A layer that refuses answers the refusal itself, as a gRPC status, so that the layers outside see an ordinary
@@ -18,6 +18,7 @@ pub mod conform;
 pub mod deadline;
 pub mod detach;
 pub mod idempotency;
+pub mod json;
 pub mod observe;
 pub mod rate_limit;
 

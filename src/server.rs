@@ -24,6 +24,7 @@ use crate::{
     access::Access,
     api::{
         health::Health,
+        json::Contract,
         operations::OperationFace,
         proto::{
             FILE_DESCRIPTOR_SET,
@@ -48,6 +49,7 @@ use crate::{
         deadline::DeadlineLayer,
         detach::DetachLayer,
         idempotency::{Books, IdempotencyLayer, settling},
+        json::JsonLayer,
         observe::ObserveLayer,
         rate_limit::RateLimitLayer,
     },
@@ -205,6 +207,8 @@ fn path(
 ) -> Path {
     let limits = &parts.limits;
     let path = ServiceBuilder::new()
+        // Speaks JSON to curl, over HTTP/1.1 too, which gRPC-Web's layer would refuse.
+        .layer(JsonLayer::new(contract(), limits.max_request_bytes))
         // Speaks gRPC-Web to browsers and HTTP/1.1 clients; everything inside sees plain gRPC.
         .layer(tonic_web::GrpcWebLayer::new())
         // Outermost of ours, so that refusals and dropped calls are seen.
@@ -221,6 +225,15 @@ fn path(
         .layer(ConformLayer)
         .service(routes.prepare());
     BoxCloneSyncService::new(path)
+}
+
+/// The contract as JSON has it.
+fn contract() -> Contract {
+    Contract::read().unwrap_or_else(|error| {
+        // The descriptors are compiled in, so that a test of this very line catches it before a release.
+        tracing::error!(%error, "JSON is off: the descriptors do not fit together");
+        Contract::default()
+    })
 }
 
 /// A path for requests as hyper gives them, boxed because its type has no reader.

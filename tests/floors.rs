@@ -23,6 +23,7 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
     ("src/middleware/observe", 6, &["src/middleware.rs"]),
     ("src/middleware/deadline", 6, &["src/middleware.rs"]),
     ("src/middleware/admission", 6, &["src/middleware.rs"]),
+    ("src/middleware/json", 6, &["src/middleware.rs"]),
     ("src/middleware/conform", 6, &["src/middleware.rs"]),
     ("src/middleware/authenticate", 6, &["src/middleware.rs"]),
     ("src/middleware/rate_limit", 6, &["src/middleware.rs"]),

@@ -14,7 +14,7 @@ use tonic::{
 };
 use tonic_types::pb;
 
-use super::{encode, proto::v1};
+use super::{encode, json::Unreadable, proto::v1};
 use crate::{
     error::{self, Detail, Error, Reason, Unknown, UnknownSubject, upper_snake},
     ledger::Recorded,
@@ -135,6 +135,11 @@ fn first_reason(status: &pb::Status) -> Option<String> {
 /// Gives a status that tonic made itself (an undecodable message, an unknown method) our reasons and details.
 pub fn dress(status: &Status, request_id: &str) -> Status {
     let text = status.message();
+    // Bodies between us and tonic wrap the errors of those inside.
+    let mut causes = std::iter::successors(std::error::Error::source(status), |e| e.source());
+    if let Some(Unreadable(wrong)) = causes.find_map(|cause| cause.downcast_ref()) {
+        return encode(Error::invalid(wrong.clone()), request_id);
+    }
     let error = match status.code() {
         Code::Unimplemented if text.is_empty() => {
             Error::new(Reason::Unimplemented, "this server has no such method")

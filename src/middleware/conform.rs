@@ -1,6 +1,6 @@
 //! Middleware that gives the errors that tonic makes itself (an undecodable message, one that is too large, an unknown
 //! method) the reasons and details that every error here has, and turns a panic into INTERNAL, so that it ends one
-//! call and not its connection. Innermost at HTTP level, next to tonic.
+//! call and not its connection. A call that came as JSON and cannot be one is refused here, too. Innermost at HTTP level, next to tonic.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 
 use super::{HttpRequest, HttpResponse};
 use crate::{
-    api::{service::CallInfo, status},
+    api::{json::Unfit, service::CallInfo, status},
     error::Error,
 };
 
@@ -31,6 +31,7 @@ pin_project! {
     pub struct ConformFuture<F> {
         #[pin]
         inner: F,
+        unfit: Option<Unfit>,
         request_id: Option<std::sync::Arc<str>>,
     }
 }
@@ -54,7 +55,8 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
 
     fn call(&mut self, request: HttpRequest) -> Self::Future {
         let request_id = request.extensions().get::<CallInfo>().map(|info| info.request_id.clone());
-        ConformFuture { inner: self.0.call(request), request_id }
+        let unfit = request.extensions().get::<Unfit>().cloned();
+        ConformFuture { inner: self.0.call(request), unfit, request_id }
     }
 }
 
@@ -67,6 +69,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let request_id = this.request_id.as_deref().unwrap_or_default();
+        if let Some(unfit) = this.unfit.take() {
+            return Poll::Ready(Ok(status::encode(unfit.into(), request_id).into_http()));
+        }
         // Nothing of the call is used after a panic: its future is done and dropped.
         let polled = match catch_unwind(AssertUnwindSafe(|| this.inner.poll(cx))) {
             Ok(polled) => polled,
@@ -78,7 +83,12 @@ where
         let Poll::Ready(Ok(response)) = polled else { return polled };
         let bare = match response.headers().get(Status::GRPC_STATUS) {
             None => return Poll::Ready(Ok(response)),
-            Some(_) => Status::from_header_map(response.headers())
+            // The status itself, where it is there: it knows what its headers do not say.
+            Some(_) => response
+                .extensions()
+                .get::<Status>()
+                .cloned()
+                .or_else(|| Status::from_header_map(response.headers()))
                 .filter(|status| status.details().is_empty() && status.code() != tonic::Code::Ok),
         };
         Poll::Ready(Ok(match bare {

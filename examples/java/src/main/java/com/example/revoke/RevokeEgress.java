@@ -1,60 +1,107 @@
 package com.example.revoke;
 
+import com.google.gson.Gson;
+import com.google.gson.reflect.TypeToken;
 import com.google.protobuf.Any;
 import com.google.protobuf.InvalidProtocolBufferException;
+import com.google.protobuf.Message;
 import com.google.protobuf.MessageOrBuilder;
+import com.google.protobuf.util.Durations;
 import com.google.protobuf.util.JsonFormat;
 import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
+import com.google.rpc.RetryInfo;
+import io.grpc.ChannelCredentials;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
+import io.grpc.Metadata;
 import io.grpc.StatusRuntimeException;
+import io.grpc.TlsChannelCredentials;
 import io.grpc.protobuf.StatusProto;
+import io.grpc.stub.AbstractStub;
+import io.grpc.stub.MetadataUtils;
+import java.io.File;
 import java.io.IOException;
+import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.OptionalLong;
 import java.util.TreeMap;
+import java.util.UUID;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
+import portcullis.v1.OperationServiceGrpc;
+import portcullis.v1.OperationServiceOuterClass.GetOperationRequest;
+import portcullis.v1.OperationServiceOuterClass.Operation;
 import portcullis.v1.Revocation.UnknownExplanation;
 import portcullis.v1.Revocation.UnknownPermissionsDetail;
 import portcullis.v1.SecurityGroupServiceGrpc;
+import portcullis.v1.SecurityGroupServiceOuterClass.DescribeSecurityGroupRulesRequest;
 import portcullis.v1.SecurityGroupServiceOuterClass.RevokeEgressRequest;
 import portcullis.v1.SecurityGroupServiceOuterClass.RevokeEgressResponse;
+import portcullis.v1.Types.Filter;
+import portcullis.v1.Types.SecurityGroupRule;
 
 /**
  * Revokes egress rules of a security group through Portcullis.
  *
- * <p>Arguments: ADDRESS GROUP_ID [FILE]. FILE holds a JSON list of IpPermissions, as the AWS CLI takes and prints
- * them; without it they are read from stdin. Exits 0 if EC2 took the request, 1 if the call failed, 2 if the program
- * was called wrongly.
+ * <p>Arguments: [--ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]. FILE holds a JSON list of
+ * IpPermissions, as the AWS CLI takes and prints them; without it they are read from stdin. --ca: the CA of the
+ * server's certificate; without it the connection is not encrypted. --token-file: a JWT or another bearer token.
+ * --key: the idempotency key, the same for each attempt at one change; without it one is drawn. Exits 0 if EC2 took
+ * the request, 1 if the call failed, 2 if the program was called wrongly.
  */
 public final class RevokeEgress {
-    private static final long DEADLINE_SECONDS = 30;
+    private static final Duration DEADLINE = Duration.ofSeconds(60);
+    private static final long FIRST_BACKOFF_MS = 100;
+    private static final long MAX_BACKOFF_MS = 5_000;
+    private static final Metadata.Key<String> AUTHORIZATION = key("authorization");
+    private static final Metadata.Key<String> IDEMPOTENCY_KEY = key("idempotency-key");
+    private static final Metadata.Key<String> PUSHBACK = key("grpc-retry-pushback-ms");
 
-    private RevokeEgress() {}
+    private final ManagedChannel channel;
+    private final String tokenFile;
+    private final long end = System.nanoTime() + DEADLINE.toNanos();
 
-    public static void main(String[] args) throws InterruptedException {
-        if (args.length != 2 && args.length != 3) {
-            System.err.println("usage: revoke-egress ADDRESS GROUP_ID [FILE]");
+    private RevokeEgress(ManagedChannel channel, String tokenFile) {
+        this.channel = channel;
+        this.tokenFile = tokenFile;
+    }
+
+    public static void main(String[] args) throws IOException, InterruptedException {
+        Map<String, String> flags = new HashMap<>();
+        int at = 0;
+        while (at + 1 < args.length && List.of("--ca", "--token-file", "--key").contains(args[at])) {
+            flags.put(args[at], args[at + 1]);
+            at += 2;
+        }
+        List<String> given = List.of(args).subList(at, args.length);
+        if (given.size() != 2 && given.size() != 3) {
+            System.err.println(
+                    "usage: revoke-egress [--ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]");
             System.exit(2);
         }
         RevokeEgressRequest request = null;
         try {
-            request = readRequest(args);
+            request = readRequest(given);
         } catch (IOException error) {
             System.err.println("the permissions cannot be read: " + error.getMessage());
             System.exit(2);
         }
-        ManagedChannel channel =
-                Grpc.newChannelBuilder(args[0], InsecureChannelCredentials.create()).build();
+        String key = flags.getOrDefault("--key", UUID.randomUUID().toString());
+        System.err.println("idempotency-key: " + key);
+        ManagedChannel channel = connect(given.get(0), flags.get("--ca"));
         int exitCode = 0;
         try {
-            printResponse(
-                    SecurityGroupServiceGrpc.newBlockingStub(channel)
-                            .withDeadlineAfter(DEADLINE_SECONDS, TimeUnit.SECONDS)
-                            .revokeEgress(request));
+            new RevokeEgress(channel, flags.get("--token-file")).run(request, key);
         } catch (StatusRuntimeException error) {
             printError(error);
             exitCode = 1;
@@ -64,14 +111,133 @@ public final class RevokeEgress {
         System.exit(exitCode);
     }
 
-    private static RevokeEgressRequest readRequest(String[] args) throws IOException {
+    private static RevokeEgressRequest readRequest(List<String> given) throws IOException {
         String permissions =
-                args.length == 3
-                        ? Files.readString(Path.of(args[2]))
+                given.size() == 3
+                        ? Files.readString(Path.of(given.get(2)))
                         : new String(System.in.readAllBytes(), StandardCharsets.UTF_8);
         RevokeEgressRequest.Builder request = RevokeEgressRequest.newBuilder();
         JsonFormat.parser().merge("{\"IpPermissions\": " + permissions + "}", request);
-        return request.setGroupId(args[1]).build();
+        return request.setGroupId(given.get(1)).build();
+    }
+
+    private static ManagedChannel connect(String address, String ca) throws IOException {
+        ChannelCredentials security =
+                ca == null
+                        ? InsecureChannelCredentials.create()
+                        : TlsChannelCredentials.newBuilder().trustManager(new File(ca)).build();
+        return Grpc.newChannelBuilder(address, security)
+                .defaultServiceConfig(serviceConfig())
+                .enableRetry()
+                .build();
+    }
+
+    /** gRPC itself retries what the service config names: the reads. */
+    private static Map<String, ?> serviceConfig() throws IOException {
+        try (InputStream file = RevokeEgress.class.getResourceAsStream("/service-config.json")) {
+            String text = new String(file.readAllBytes(), StandardCharsets.UTF_8);
+            return new Gson().fromJson(text, new TypeToken<Map<String, Object>>() {}.getType());
+        }
+    }
+
+    private void run(RevokeEgressRequest request, String key) throws InterruptedException {
+        DescribeSecurityGroupRulesRequest filters =
+                DescribeSecurityGroupRulesRequest.newBuilder()
+                        .addFilters(Filter.newBuilder().setName("group-id").addValues(request.getGroupId()))
+                        .build();
+        long egress =
+                with(SecurityGroupServiceGrpc.newBlockingStub(channel), null)
+                        .describeSecurityGroupRules(filters)
+                        .getSecurityGroupRulesList()
+                        .stream()
+                        .filter(SecurityGroupRule::getIsEgress)
+                        .count();
+        System.out.println("egress rules: " + egress);
+
+        printResponse(
+                retryWithKey(
+                        () ->
+                                with(SecurityGroupServiceGrpc.newBlockingStub(channel), key)
+                                        .revokeEgress(request)));
+
+        Operation operation =
+                with(OperationServiceGrpc.newBlockingStub(channel), null)
+                        .getOperation(GetOperationRequest.newBuilder().setIdempotencyKey(key).build())
+                        .getOperation();
+        System.out.println("operation: " + operation.getState() + ", " + operation.getSettledBy());
+    }
+
+    /** The stub with the deadline, the token (read for each call: they are replaced while programs run) and the key. */
+    private <S extends AbstractStub<S>> S with(S stub, String key) {
+        Metadata metadata = new Metadata();
+        if (tokenFile != null) {
+            try {
+                metadata.put(AUTHORIZATION, "Bearer " + Files.readString(Path.of(tokenFile)).strip());
+            } catch (IOException error) {
+                throw io.grpc.Status.UNAUTHENTICATED.withDescription(error.toString()).asRuntimeException();
+            }
+        }
+        if (key != null) {
+            metadata.put(IDEMPOTENCY_KEY, key);
+        }
+        return stub.withDeadlineAfter(end - System.nanoTime(), TimeUnit.NANOSECONDS)
+                .withInterceptors(MetadataUtils.newAttachHeadersInterceptor(metadata));
+    }
+
+    /**
+     * Repeats a change. Only for calls that carry an idempotency key: the server makes one effect of all attempts.
+     */
+    private <T> T retryWithKey(Supplier<T> call) throws InterruptedException {
+        for (long backoff = FIRST_BACKOFF_MS; ; backoff = Math.min(2 * backoff, MAX_BACKOFF_MS)) {
+            try {
+                return call.get();
+            } catch (StatusRuntimeException error) {
+                OptionalLong delay = retryDelay(error, backoff);
+                long left = TimeUnit.NANOSECONDS.toMillis(end - System.nanoTime());
+                if (delay.isEmpty() || delay.getAsLong() >= left) {
+                    throw error;
+                }
+                System.err.println("trying again: " + error.getStatus().getCode() + " " + reason(error));
+                Thread.sleep(delay.getAsLong());
+            }
+        }
+    }
+
+    /** The server's word; without one (it did not answer) a backoff, with jitter. Empty: not again. */
+    private static OptionalLong retryDelay(StatusRuntimeException error, long backoff) {
+        String pushback = error.getTrailers() == null ? null : error.getTrailers().get(PUSHBACK);
+        if (pushback != null) {
+            return pushback.matches("\\d{1,9}") ? OptionalLong.of(Long.parseLong(pushback)) : OptionalLong.empty();
+        }
+        for (RetryInfo info : details(error, RetryInfo.class)) {
+            return OptionalLong.of(Durations.toMillis(info.getRetryDelay()));
+        }
+        return error.getStatus().getCode() == io.grpc.Status.Code.UNAVAILABLE
+                ? OptionalLong.of((long) (backoff * ThreadLocalRandom.current().nextDouble(0.8, 1.2)))
+                : OptionalLong.empty();
+    }
+
+    private static String reason(StatusRuntimeException error) {
+        return details(error, ErrorInfo.class).stream().findFirst().map(ErrorInfo::getReason).orElse("");
+    }
+
+    private static <M extends Message> List<M> details(StatusRuntimeException error, Class<M> type) {
+        List<M> found = new ArrayList<>();
+        com.google.rpc.Status status = StatusProto.fromThrowable(error);
+        for (Any detail : status == null ? List.<Any>of() : status.getDetailsList()) {
+            try {
+                if (detail.is(type)) {
+                    found.add(detail.unpack(type));
+                }
+            } catch (InvalidProtocolBufferException unreadable) {
+                // Then the server's word cannot be had.
+            }
+        }
+        return found;
+    }
+
+    private static Metadata.Key<String> key(String name) {
+        return Metadata.Key.of(name, Metadata.ASCII_STRING_MARSHALLER);
     }
 
     private static void printResponse(RevokeEgressResponse response) {
