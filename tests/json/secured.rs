@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::SystemTime};
 
+use portcullis::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -45,7 +46,7 @@ impl Secured {
         let ca = folder.write("ca.pem", &ca.pem);
         let key = Key::p256("key");
         folder.write("keys.json", json!({"keys": [key.jwk()]}).to_string());
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let now = SystemClock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let token = |exp: u64| {
             key.token(&json!({"iss": ISSUER, "aud": "portcullis", "sub": "alice", "exp": exp}))
         };
