@@ -15,7 +15,7 @@ use crate::{
     },
     error::{Detail, Error, Unknown},
     ledger::{Plan, stored::StoredRule},
-    rule::{Direction, GroupRef, RuleId, expand, matching::match_specs},
+    rule::{Direction, GroupRef, Rule, RuleId, expand, matching::match_specs},
 };
 
 mod missing;
@@ -391,7 +391,10 @@ fn finish(request: &Revoke, selection: &Selection, done: Done) -> Outcome {
     let mut to_verify = None;
     if extent != Extent::Nothing {
         let removed = removed_ids(request.direction, &image, selection, &revoked, &unknown);
-        warnings.extend(warn::after_revoke(&image, request.direction, &removed));
+        let is_gone =
+            |rule: &&Rule| rule.direction == request.direction && removed.contains(&rule.id);
+        let gone: Vec<Rule> = image.rules.iter().filter(is_gone).cloned().collect();
+        warnings.extend(warn::after_revoke(&image.group, request.direction, &gone, &image.rules));
         if request.verify {
             to_verify = Some(removed);
         }

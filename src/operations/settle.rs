@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     CallMeta, Operations, Outcome, RevokeOutcome, Scribe, Timing, Warning, WarningKind, Work,
-    audit, groups::OPERATION_TAG, journal::SECOND_LOOK, revoke,
+    audit, groups::OPERATION_TAG, journal::SECOND_LOOK, revoke, warn,
 };
 use crate::{
     backend::{
@@ -456,10 +456,16 @@ async fn outcome(
     warning: Warning,
 ) -> Outcome {
     match plan {
-        Plan::Revoke { group, is_egress: _, rules, unmatched, unmatched_ids, .. } => {
+        Plan::Revoke { group, is_egress, rules, unmatched, unmatched_ids, .. } => {
             let group_id = GroupId::new(&group.group_id);
-            let gone = rules.iter().filter_map(StoredRule::to_rule);
-            let revoked = gone.map(|rule| RevokedRule::new(&group_id, &rule)).collect();
+            let gone: Vec<_> = rules.iter().filter_map(StoredRule::to_rule).collect();
+            let revoked = gone.iter().map(|rule| RevokedRule::new(&group_id, rule)).collect();
+            let direction = if *is_egress { Direction::Egress } else { Direction::Ingress };
+            let mut warnings = vec![warning];
+            // As the lost answer had them, with the group's other rules as they are now.
+            if let Some(now) = &image {
+                warnings.extend(warn::after_revoke(&now.group, direction, &gone, &now.rules));
+            }
             let unknown = revoke::unknown_of_record(work, plan, image.as_ref()).await;
             let all = unmatched.is_empty() && unmatched_ids.is_empty();
             Outcome::Revoked(Box::new(RevokeOutcome {
@@ -468,7 +474,7 @@ async fn outcome(
                 unknown,
                 extent: if all { revoke::Extent::All } else { revoke::Extent::Part },
                 to_verify: None,
-                warnings: vec![warning],
+                warnings,
             }))
         }
         Plan::Authorize { group, rules, .. } => {

@@ -1,7 +1,7 @@
 //! What a caller should know about a change that was made.
 
 use crate::{
-    backend::GroupImage,
+    backend::Group,
     rule::{Direction, Rule, RuleId, RuleSpec, Tag},
 };
 
@@ -60,24 +60,23 @@ pub(super) fn host_bits(specs: &[RuleSpec]) -> Vec<Warning> {
         .collect()
 }
 
-/// What follows from removing `removed` from the group as it was.
+/// What follows from removing `gone` from a group; of `rules` they may be in there or not.
 pub(super) fn after_revoke(
-    image: &GroupImage,
+    group: &Group,
     direction: Direction,
-    removed: &[RuleId],
+    gone: &[Rule],
+    rules: &[Rule],
 ) -> Vec<Warning> {
-    let (gone, left): (Vec<&Rule>, Vec<&Rule>) = image
-        .rules
-        .iter()
-        .filter(|rule| rule.direction == direction)
-        .partition(|rule| removed.contains(&rule.id));
+    let is_gone = |rule: &Rule| gone.iter().any(|gone| gone.id == rule.id);
+    let left = rules.iter().filter(|rule| rule.direction == direction && !is_gone(rule));
+    let left: Vec<&Rule> = left.collect();
     let mut warnings = Vec::new();
     if left.is_empty() && !gone.is_empty() && direction == Direction::Egress {
         warnings.push(Warning::new(
             WarningKind::LastEgressRuleRemoved,
             format!(
                 "{} has no egress rule left: what it is attached to can open no connection.",
-                image.group.id
+                group.id
             ),
         ));
     }
@@ -92,9 +91,9 @@ pub(super) fn after_revoke(
         Some(Warning::about(WarningKind::CoveredByWiderRule, wider, message))
     });
     warnings.extend(covered.take(MAX_OF_A_KIND));
-    if let Some(owner) = owner(&image.group.tags) {
+    if let Some(owner) = owner(&group.tags) {
         let message =
-            format!("{} is managed by {owner}: what was removed may come back.", image.group.id);
+            format!("{} is managed by {owner}: what was removed may come back.", group.id);
         warnings.push(Warning::new(WarningKind::OwnedElsewhere, message));
     }
     let owned = gone.iter().filter_map(|rule| {
@@ -103,7 +102,7 @@ pub(super) fn after_revoke(
         Some(Warning::about(WarningKind::OwnedElsewhere, rule, message))
     });
     warnings.extend(owned.take(MAX_OF_A_KIND));
-    if !removed.is_empty() {
+    if !gone.is_empty() {
         warnings.push(Warning::new(
             WarningKind::ConnectionsStayTracked,
             "Connections that are open and tracked go on until they end or time out; a network ACL \

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use portcullis::api::proto::{
     sandbox::v1::GetStateRequest,
     v1::{
-        ListOperationsRequest, OperationState, RevokeEgressResponse, WarningKind,
+        ListOperationsRequest, OperationState, RevokeEgressResponse, Warning, WarningKind,
         operation_service_client::OperationServiceClient,
         security_group_service_client::SecurityGroupServiceClient,
     },
@@ -31,25 +31,19 @@ pub struct Verdict {
 }
 
 /// Whether a key's second answer is its first. Who was told that the ledger lags gets the recorded answer without that;
-/// or, if nobody was left to write it down, one that was read back: the same change, without the other warnings.
+/// or, if nobody was left to write it down, one that was read back, and says so.
 fn is_the_same(first: &RevokeEgressResponse, second: &RevokeEgressResponse) -> bool {
-    let warns = |answer: &RevokeEgressResponse, kind| {
-        answer.warnings.iter().any(|warning| warning.kind() == kind)
-    };
-    let without = |answer: &RevokeEgressResponse, is_left_out: fn(WarningKind) -> bool| {
-        let mut answer = answer.clone();
-        answer.warnings.retain(|warning| !is_left_out(warning.kind()));
-        answer
-    };
-    if !warns(first, WarningKind::LedgerLags) {
+    let lags = |warning: &Warning| warning.kind() == WarningKind::LedgerLags;
+    if !first.warnings.iter().any(lags) {
         return first == second;
     }
-    let is_left_out: fn(WarningKind) -> bool = if warns(second, WarningKind::SettledByReadBack) {
-        |_| true
-    } else {
-        |kind| kind == WarningKind::LedgerLags
+    let is_added = |kind| matches!(kind, WarningKind::LedgerLags | WarningKind::SettledByReadBack);
+    let without = |answer: &RevokeEgressResponse| {
+        let mut answer = answer.clone();
+        answer.warnings.retain(|warning| !is_added(warning.kind()));
+        answer
     };
-    without(first, is_left_out) == without(second, is_left_out)
+    without(first) == without(second)
 }
 
 pub async fn of(jobs: &Jobs, ec2: &Ec2, fleet: &mut Fleet) -> Verdict {

@@ -40,6 +40,11 @@ async fn a_lost_answer_is_settled_by_reading_back() {
         assert_eq!(answer.revoked_security_group_rules.len(), 1);
         assert_eq!(answer.revoked_security_group_rules[0].cidr_ipv4(), "10.0.0.0/8");
         assert_eq!(answer.warnings[0].kind(), WarningKind::SettledByReadBack);
+        // The rest is what the lost answer had.
+        let other = quick().await;
+        let whole = other.revoke(group, https(group)).await.unwrap().into_inner();
+        assert!(!whole.warnings.is_empty());
+        assert_eq!(answer.warnings[1..], whole.warnings);
         assert_eq!(answer.outcome(), v1::Outcome::RevokedAll);
         assert_eq!(world.server.effects().await, before, "{group}");
         // And that is the answer from now on.
