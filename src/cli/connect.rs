@@ -68,9 +68,14 @@ impl Security {
         let token = self.token(&authority).map_err(usage)?;
         let tls = self.tls(&authority).map_err(usage)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+        let not_one = || usage(format!("{address}: not an address"));
+        let origin = format!("{scheme}://{address}").parse().map_err(|_| not_one())?;
+        // tonic would encrypt what is https by itself, and refuses to leave that to the connector. So only the calls say
+        // https.
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .and_then(|it| it.user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION"))))
-            .map_err(|_| usage(format!("{address}: not an address")))?;
+            .map_err(|_| not_one())?
+            .origin(origin);
         let connecting = async {
             match tls {
                 None => endpoint.connect().await,
