@@ -314,14 +314,9 @@ impl Intercept for Progress {
         &self,
         _context: &BeforeTransmitInterceptorContextRef<'_>,
         _components: &RuntimeComponents,
-        bag: &mut ConfigBag,
+        _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        self.see(|seen| {
-            seen.attempts = seen.attempts.saturating_add(1);
-            if let Some(metadata) = bag.load::<Metadata>() {
-                metadata.name().clone_into(&mut seen.action);
-            }
-        });
+        self.see(|seen| seen.attempts = seen.attempts.saturating_add(1));
         self.reach(Stage::Identifying);
         Ok(())
     }
