@@ -59,7 +59,7 @@ async fn every_metric_of_the_table_moves_when_its_thing_happens() {
     drain(&mut seen).await;
     crate::program::all(&mut seen).await;
     #[cfg(feature = "ec2")]
-    crate::ec2::calls(&mut seen).await;
+    Box::pin(crate::ec2::calls(&mut seen)).await;
     let mut missing = seen.missing();
     if cfg!(not(feature = "ec2")) {
         let ec2 = [&table::EC2_CALL_DURATION, &table::EC2_THROTTLES];
