@@ -5,7 +5,7 @@
 //! are stale, and work on with what they had; without a ledger changes are refused and reads go on. The listener
 //! goes on answering through the drain, so that a load balancer sees the draining.
 //!
-//! `/config` and `/log-level` are for whoever is on this machine ([`is_local`]): they tell more than a stranger should
+//! `/config` and `/log-level` are for whoever is on this machine: they tell more than a stranger should
 //! know, and change something.
 
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};

@@ -98,7 +98,7 @@ pub fn start(settings: Settings<'_>) -> Result<(Guard, Level), String> {
 }
 
 /// What the directives let through. OpenTelemetry's own lines only when they ask for them: it has one for each batch that
-/// fails, and [`losses`] says the same once a minute.
+/// fails, and `losses` says the same once a minute.
 pub fn filter(directives: &str) -> Result<EnvFilter, String> {
     let quiet = if directives.contains("opentelemetry") { "" } else { ",opentelemetry=off" };
     EnvFilter::try_new(format!("{directives}{quiet}")).map_err(|error| error.to_string())

@@ -2,7 +2,7 @@
 //!
 //! A call hands its span and its lines over without waiting: the SDK's batch processors have bounded queues and threads
 //! of their own, the connection has a runtime of its own, and what finds no place or is not taken is counted
-//! ([`losses`](super::losses)) and lost. The end of the process waits for the last batches, for as long as one
+//! (`telemetry/losses.rs`) and lost. The end of the process waits for the last batches, for as long as one
 //! request may take.
 
 use std::{
