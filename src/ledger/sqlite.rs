@@ -1,7 +1,8 @@
 //! The ledger in one file of SQLite, for one process (docs/reliability-sqlite.md).
 //!
 //! `sqlite/place.rs` makes and locks the file, `schema.rs` recognises it and sets up connections, `tables.rs` has the
-//! statements, `writer.rs` commits what waits, `readers.rs` reads, `archive.rs` verifies and exports.
+//! statements, `writer.rs` commits what waits, `checkpoint.rs` copies it from the WAL into the file, `readers.rs` reads,
+//! `archive.rs` verifies and exports.
 
 use std::{
     fmt,
@@ -15,6 +16,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 mod archive;
 mod changes;
+mod checkpoint;
 mod fault;
 mod place;
 mod readers;
@@ -30,6 +32,7 @@ pub use fault::{Cause, OpenError};
 
 use self::{
     changes::Changes,
+    checkpoint::Checkpoints,
     fault::Fault,
     place::Place,
     readers::Readers,
@@ -65,6 +68,8 @@ struct Shared {
     backend: String,
     /// Whether a commit waits until the disk has it.
     durable: bool,
+    /// None: the writer copies its WAL itself.
+    checkpoints: Option<Checkpoints>,
 }
 
 /// Who writes.
@@ -205,7 +210,18 @@ impl Shared {
         let changes = Arc::default();
         let figures = Figures::default();
         let backend = backend.to_owned();
-        Ok(Arc::new(Self { place, readers, changes, figures, clock, terms, backend, durable }))
+        let checkpoints = if durable { Some(Checkpoints::begin(&place)?) } else { None };
+        Ok(Arc::new(Self {
+            place,
+            readers,
+            changes,
+            figures,
+            clock,
+            terms,
+            backend,
+            durable,
+            checkpoints,
+        }))
     }
 }
 

@@ -4,7 +4,10 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::fault::{Cause, OpenError};
+use super::{
+    checkpoint,
+    fault::{Cause, OpenError},
+};
 
 /// Says whose file it is: "PCLG".
 const APPLICATION_ID: i64 = 0x5043_4c47;
@@ -57,8 +60,7 @@ const MIGRATIONS: &[&str] = &["
     INSERT INTO anchor VALUES (0, zeroblob(32));
 "];
 
-/// The WAL is copied into the file when it has so many pages, and cut to so many bytes when it was longer.
-const WAL_PAGES: u32 = 2000;
+/// The WAL is cut to so many bytes when it was longer.
 const WAL_BYTES: u32 = 16 << 20;
 
 /// KiB of pages that the writer and each reader keep. The indexes' last pages are what matters.
@@ -93,7 +95,7 @@ fn connect(path: &Path, backend: &str, durable: bool) -> Result<Connection, Caus
         return Err(Cause::NotALedger(format!("its journal is {mode}, and cannot be a WAL")));
     }
     conn.pragma_update(None, "synchronous", if durable { "FULL" } else { "OFF" })?;
-    conn.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+    conn.pragma_update(None, "wal_autocheckpoint", checkpoint::PAGES)?;
     conn.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
     conn.pragma_update(None, "cache_size", -WRITER_CACHE)?;
     conn.pragma_update(None, "trusted_schema", false)?;
@@ -115,6 +117,17 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
         if usize::try_from(applied) != Ok(MIGRATIONS.len()) {
             return Err(Cause::NotALedger(format!("its schema is version {applied}")));
         }
+        Ok(conn)
+    };
+    open().map_err(|cause| OpenError { path: path.to_owned(), cause })
+}
+
+/// One that copies the WAL into the file. The writer's connection was there before, and has looked at it.
+pub(super) fn open_copier(path: &Path) -> Result<Connection, OpenError> {
+    let open = || -> Result<Connection, Cause> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
         Ok(conn)
     };
     open().map_err(|cause| OpenError { path: path.to_owned(), cause })

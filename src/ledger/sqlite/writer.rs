@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Shared,
-    fault::{Fault, OpenError},
+    fault::{Cause, Fault, OpenError},
     schema,
     tables::Tables,
 };
@@ -250,6 +250,13 @@ impl Shared {
     }
 
     fn connect(&self) -> Result<Connection, OpenError> {
-        schema::open_writer(&self.place.path, &self.backend, self.durable)
+        let path = &self.place.path;
+        let mut conn = schema::open_writer(path, &self.backend, self.durable)?;
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints
+                .watch(&mut conn)
+                .map_err(|error| OpenError { path: path.clone(), cause: Cause::Sqlite(error) })?;
+        }
+        Ok(conn)
     }
 }

@@ -1,6 +1,13 @@
 //! The file: whose it is, what it refuses to be, and who may use it at the same time.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, sync::Arc};
+use std::{
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+    sync::Arc,
+};
 
 use portcullis::{
     clock::ManualClock,
@@ -9,6 +16,7 @@ use portcullis::{
         sqlite::{Archive, Cause, OpenError, Sqlite},
     },
 };
+use tokio::task::JoinSet;
 
 use super::{BACKEND, Bench, InFile};
 use crate::{
@@ -166,4 +174,30 @@ async fn it_can_be_copied_while_it_is_used() {
     let records = copied.list(&everything).await.unwrap();
     assert_eq!(records, ledger.list(&everything).await.unwrap());
     assert_eq!(copied.verify().await.unwrap().findings, [""; 0]);
+}
+
+#[tokio::test]
+async fn the_wal_is_copied_and_begins_again_while_calls_go_on() {
+    // What the writer copies itself is longer.
+    const LONGEST: u64 = 8000 * (24 + 4096);
+    let bench = InFile::new(true);
+    let ledger = bench.ledger();
+    let wal = bench.folder.join("ledger.db-wal");
+    // How often it began again stands in its header.
+    let begun_again = || {
+        let mut header = [0; 16];
+        File::open(&wal).unwrap().read_exact(&mut header).unwrap();
+        u32::from_be_bytes(header[12..].try_into().unwrap())
+    };
+    let mut written = 0;
+    while begun_again() < 2 {
+        let mut calls = JoinSet::new();
+        for n in written..written + 64 {
+            let ledger = ledger.clone();
+            calls.spawn(async move { write(&ledger, &intent(n)).await });
+        }
+        calls.join_all().await;
+        written += 64;
+        assert!(fs::metadata(&wal).unwrap().len() < LONGEST, "{written} written");
+    }
 }
