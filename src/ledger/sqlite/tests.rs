@@ -67,6 +67,38 @@ async fn a_writer_that_dies_is_followed_by_another() {
 }
 
 #[tokio::test]
+async fn what_fails_is_undone_whole_and_alone() {
+    let file = File::new("undone");
+    let clock = Arc::new(ManualClock::new(start_of_tests()));
+    let ledger = Sqlite::open_replayable(&file.0, "b", terms(), clock).unwrap();
+    let writes = |name: &'static str, fails: bool| {
+        move |tables: &mut Tables<'_>| {
+            tables.conn.execute("INSERT INTO meta (name, value) VALUES (?1, '')", [name])?;
+            let refused = || LedgerError::Forbidden("as if it were not allowed".to_owned());
+            if fails { Err(refused().into()) } else { Ok(()) }
+        }
+    };
+    // Three that wait, so one transaction.
+    let (calls, answers): (Vec<Box<dyn Job>>, Vec<_>) =
+        [("one", false), ("two", true), ("three", false)]
+            .map(|(name, fails)| Call::boxed(writes(name, fails)))
+            .into_iter()
+            .unzip();
+    let mut calls = calls.into_iter();
+    let Driver::Caller(writer) = &ledger.driver else { panic!() };
+    writer.lock().unwrap().commit(calls.next().unwrap(), || calls.next());
+    let mut failed = Vec::new();
+    for answer in answers {
+        failed.push(answer.await.unwrap().is_err());
+    }
+    assert_eq!((failed, ledger.written()), (vec![false, true, false], (3, 1)));
+    let count = "SELECT count(*) FROM meta WHERE name IN ('one', 'two', 'three')";
+    let left =
+        ledger.write(move |t| Ok(t.conn.query_row(count, [], |row| row.get::<_, i64>(0))?)).await;
+    assert_eq!(left.unwrap(), 2);
+}
+
+#[tokio::test]
 async fn no_filter_reads_records_that_it_does_not_want() {
     let file = File::new("filters");
     let clock = ManualClock::new(start_of_tests());
