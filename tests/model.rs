@@ -39,12 +39,17 @@ mod found;
 mod life;
 #[path = "model/link.rs"]
 mod link;
+#[path = "model/postgres.rs"]
+mod postgres;
 #[path = "model/program.rs"]
 mod program;
 #[path = "model/rules.rs"]
 mod rules;
 #[path = "model/run.rs"]
 mod run;
+#[allow(dead_code, reason = "other tests stop and pause it, too")]
+#[path = "postgres/server.rs"]
+mod server;
 #[path = "model/watch.rs"]
 mod watch;
 #[path = "model/wire.rs"]
@@ -57,6 +62,9 @@ const PROGRAMS: u64 = 2000;
 
 /// The same on SQLite, where each takes longer.
 const PROGRAMS_ON_SQLITE: u64 = 200;
+
+/// And on a real PostgreSQL.
+const PROGRAMS_ON_POSTGRESQL: u64 = 50;
 
 /// Programs within which a planted bug must be found.
 const SEARCH: u64 = 1500;
@@ -147,6 +155,12 @@ fn random_programs_keep_every_promise() {
 fn random_programs_keep_every_promise_on_sqlite() {
     let test = "random_programs_keep_every_promise_on_sqlite";
     report(" sqlite", programs(test, &sqlite(), PROGRAMS_ON_SQLITE));
+}
+
+#[test]
+fn random_programs_keep_every_promise_on_postgresql() {
+    let test = "random_programs_keep_every_promise_on_postgresql";
+    report(" postgresql", programs(test, &postgres::engine(), PROGRAMS_ON_POSTGRESQL));
 }
 
 fn report(ledger: &str, (count, tally): (u64, Tally)) {
