@@ -146,6 +146,14 @@ pub async fn readiness(admin: std::net::SocketAddr) -> Value {
     body
 }
 
+/// docs/metrics.md has each name of it.
+fn check_document(body: &Value) {
+    let document = std::fs::read_to_string(crate::compare::path("docs/metrics.md")).unwrap();
+    for name in body["targets"][0].as_object().unwrap().keys() {
+        assert!(document.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
+    }
+}
+
 /// How long ago things were is left out: it is not for a test to say.
 pub fn without_times(mut body: Value) -> Value {
     for target in body["targets"].as_array_mut().unwrap() {
@@ -197,6 +205,7 @@ async fn readiness_tells_of_a_backend_that_fails_and_stays() {
     let mut list = async || {
         world.server.groups.describe_security_groups(DescribeSecurityGroupsRequest::default()).await
     };
+    check_document(&readiness(world.admin).await);
     let seen = split(readiness(world.admin).await);
     assert_eq!(seen, (json!("not called"), near("not called", false, None), 100));
 
