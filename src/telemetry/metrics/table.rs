@@ -363,7 +363,7 @@ Region, as the last call to it saw it; nothing is asked for the sake of readines
 | `state` | `ok`: the last call was answered, if only by a refusal of what was asked for; `failing`: it was not, or throttled, or our credentials were not taken; `not called` |
 | `answered_seconds_ago` | when it answered last, or null |
 | `failed_seconds_ago`, `failure` | when it failed last, and how, in the words of `error_type` above; null: never |
-| `pace_percent` | how much of its budget's rate is used, by the slowest action: less than 100 for a while after EC2 throttled |
+| `pace_percent` | how much of its budget's rate is used, by the slowest action: less than 100 for a while after EC2 throttled; null if `ec2_pacing` is `off` |
 ";
 
 /// The reference, as Markdown: `docs/metrics.md` is this text.
