@@ -115,8 +115,8 @@ where
     fn call(&mut self, request: HttpRequest) -> Self::Future {
         match media_type(request.headers()).as_deref() {
             Some("application/json") => {}
-            Some("application/x-www-form-urlencoded") if request.method() == Verb::POST => {
-                let told = Box::pin(std::future::ready(Ok(no_form())));
+            Some(kind) if request.method() == Verb::POST && is_meant_as_json(kind) => {
+                let told = Box::pin(std::future::ready(Ok(other_type())));
                 return JsonFuture::Translated { told };
             }
             _ => return JsonFuture::Other { inner: self.inner.call(request) },
@@ -216,8 +216,14 @@ fn grpc_timeout(millis: u64) -> String {
     if millis < 100_000_000 { format!("{millis}m") } else { format!("{}S", millis.div_ceil(1000)) }
 }
 
-/// What curl sends without a content type: say which one it must have, instead of nothing at all.
-fn no_form() -> HttpResponse {
+/// What curl sends without a content type, and what JSON is called elsewhere.
+fn is_meant_as_json(kind: &str) -> bool {
+    kind == "application/x-www-form-urlencoded"
+        || kind.ends_with("json") && !kind.starts_with("application/grpc")
+}
+
+/// Says which content type it must have, instead of nothing at all.
+fn other_type() -> HttpResponse {
     let text = concat!(
         r#"{"code":"invalid_argument","message":"the content type must be application/json: "#,
         r#"curl --json, or --header 'content-type: application/json'"}"#,
