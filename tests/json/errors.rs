@@ -8,7 +8,7 @@ use std::{
 use portcullis::{
     api::status,
     backend::{BackendError, Failure, Refusal},
-    error::{Detail, Error, Reason, Unknown, upper_snake},
+    error::{Detail, Error, Reason, upper_snake},
     rule::{AccountId, Region, Target, Violation},
 };
 use prost::Message as _;
@@ -94,7 +94,7 @@ fn errors() -> Vec<Error> {
     let quota = ("alice".to_owned(), "calls".to_owned());
     errors.push(Error::exhausted(Reason::RateLimited, "no", Duration::from_secs(1), quota));
     for reason in [Reason::InvalidPermissionNotFound, Reason::InvalidSecurityGroupRuleIdNotFound] {
-        let detail = Detail::Unknown(Box::new(Unknown::default()));
+        let detail = Detail::Unknown(Box::default());
         errors.push(Error { detail, ..Error::new(reason, "no") });
     }
     errors

@@ -349,7 +349,7 @@ pub async fn exchange(address: &str, bytes: &[u8], manner: Manner) -> End {
     let mut ends = Vec::new();
     while !rest.is_empty() {
         let (head, body) = rest.split_once("\r\n\r\n").expect("a whole head");
-        let status = head[9..12].parse().unwrap();
+        let status = head.get(9..12).unwrap().parse().unwrap();
         let header = |name: &str| {
             let lines = head.lines().filter_map(|line| line.split_once(": "));
             lines.filter(|(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
