@@ -271,3 +271,36 @@ fn the_runbook_names_what_there_is() {
         assert!(errors.contains(&format!("| {reason} |")), "docs/runbook.md: no reason {reason}");
     }
 }
+
+/// `keepalive_timeout_ms` (10 s): what the documents say of a setting is its default.
+#[test]
+fn times_in_the_documents_are_the_defaults() {
+    let settings = read("docs/configuration.md");
+    let default = |name: &str| {
+        let (_, rest) = settings.split_once(&format!("### `{name}`")).expect(name);
+        let (_, rest) = rest.split_once("- default: `").expect(name);
+        rest.split('`').next().unwrap().parse::<u64>().unwrap()
+    };
+    let mut told = 0;
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for (at, _) in text.match_indices("_ms` (") {
+            let name = text[..at + 3].rsplit('`').next().unwrap();
+            let value = text[at + 6..].split([')', ',']).next().unwrap();
+            let mut words = value.split_whitespace();
+            let number: Option<u64> = words.next().and_then(|word| word.parse().ok());
+            let unit = match words.next() {
+                Some("ms") => 1,
+                Some("s") => 1000,
+                Some("min") => 60_000,
+                Some("hours") => 3_600_000,
+                _ => continue,
+            };
+            let Some(number) = number else { continue };
+            assert_eq!(number * unit, default(name), "{}: {name} ({value})", path.display());
+            told += 1;
+        }
+    }
+    assert!(told >= 7, "{told}");
+}
