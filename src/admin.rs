@@ -2,8 +2,8 @@
 //!
 //! `/livez` answers while the process runs, `/readyz` says whether it takes calls, `/version` which build it is,
 //! `/metrics` what it counts. `/readyz` also says how what the server depends on stands: parts whose files are broken
-//! are stale, and work on with what they had; without a ledger changes are refused and reads go on. The listener
-//! goes on answering through the drain, so that a load balancer sees the draining.
+//! are stale, and work on with what they had; without a ledger changes are refused and reads go on; EC2 stands as the
+//! last calls saw it. The listener goes on answering through the drain, so that a load balancer sees the draining.
 //!
 //! `/config` and `/log-level` are for whoever is on this machine: they tell more than a stranger should
 //! know, and change something.
@@ -23,6 +23,10 @@ use tokio::{
 };
 
 use crate::{
+    backend::{
+        Backend,
+        standing::{Standing, TargetStanding},
+    },
     reload::Stale,
     server::ServerStatus,
     telemetry::{
@@ -51,6 +55,8 @@ const MAX_BODY: usize = 4096;
 pub struct Admin {
     /// Whether the server takes calls.
     pub status: ServerStatus,
+    /// Where the security groups are.
+    pub backend: Arc<dyn Backend>,
     /// The parts that are read again.
     pub stale: Stale,
     /// What is counted.
@@ -146,6 +152,21 @@ async fn read(body: Incoming) -> Result<String, Answer> {
         .map_err(|_| Answer::refusal(StatusCode::BAD_REQUEST, "the body is not UTF-8"))
 }
 
+/// One account and Region, for people and programs.
+fn shown(standing: &TargetStanding) -> Value {
+    let TargetStanding { target, state, answered, failed, pace_percent } = standing;
+    let (failure, failed) = failed.as_ref().map(|(class, ago)| (class, ago.as_secs())).unzip();
+    json!({
+        "account": target.account.as_str(),
+        "region": target.region.as_str(),
+        "state": state.as_str(),
+        "answered_seconds_ago": answered.map(|ago| ago.as_secs()),
+        "failed_seconds_ago": failed,
+        "failure": failure,
+        "pace_percent": pace_percent,
+    })
+}
+
 // === impl Admin ===
 
 impl Admin {
@@ -197,7 +218,8 @@ impl Admin {
         let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let mut body = json!({ "ready": ready, "started": started, "draining": draining });
         let ledger = if self.status.ledger_up() { "ok" } else { "unavailable" };
-        let mut dependencies = json!({ "ledger": ledger });
+        let backend = self.backend.standing();
+        let mut dependencies = json!({ "ledger": ledger, "backend": backend.summary() });
         for part in self.stale.parts() {
             let standing = if part.is_stale { "stale" } else { "ok" };
             if let Some(dependencies) = dependencies.as_object_mut() {
@@ -206,6 +228,11 @@ impl Admin {
         }
         if let Some(body) = body.as_object_mut() {
             body.insert("dependencies".to_owned(), dependencies);
+            // Told, and no reason not to be ready: every replica would leave at once, and no restart cures EC2.
+            if let Standing::Targets(targets) = &backend {
+                let targets: Vec<Value> = targets.iter().map(shown).collect();
+                body.insert("targets".to_owned(), json!(targets));
+            }
             let stale = self.stale.names();
             if !stale.is_empty() {
                 body.insert("stale".to_owned(), json!(stale));
@@ -262,6 +289,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
     use super::*;
+    use crate::{backend::sandbox::Sandbox, clock::SystemClock, random::SystemRandom};
 
     #[test]
     fn only_loopback_at_both_ends_is_this_machine() {
@@ -282,9 +310,12 @@ mod tests {
 
     #[test]
     fn strangers_get_what_is_for_all_and_nothing_else() {
+        let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+        let (sandbox, _) = Sandbox::open(None, None, clock, random).unwrap();
         let (_filter, level) = Level::open::<tracing_subscriber::Registry>("info").unwrap();
         let admin = Admin {
             status: ServerStatus::default(),
+            backend: Arc::new(sandbox),
             stale: Stale::default(),
             metrics: Metrics::default(),
             config: "secret".into(),

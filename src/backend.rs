@@ -14,6 +14,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use self::standing::Standing;
 use crate::{
     pacing::{Action, Lane},
     principal::Principal,
@@ -27,6 +28,7 @@ use crate::{
 pub mod ec2;
 pub mod paced;
 pub mod sandbox;
+pub mod standing;
 
 /// What every method answers.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
@@ -45,6 +47,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// How long after a write a read may still show the state before it, in the common case. Zero: never.
     fn read_lag(&self) -> Duration;
+
+    /// How it stands, as far as that is known without asking.
+    fn standing(&self) -> Standing {
+        Standing::InProcess
+    }
 
     /// Whether calls wait for their turn here, so that it matters in which lane they do.
     fn is_paced(&self) -> bool {

@@ -154,7 +154,8 @@ async fn start(
         admin = Some(local_address(&listener)?);
         // It answers as long as the process runs, through the drain.
         let (status, metrics) = (status.clone(), metrics.clone());
-        let admin = Admin { status, stale, metrics, config: config.show().into(), level };
+        let (backend, config) = (parts.backend.clone(), config.show().into());
+        let admin = Admin { status, backend, stale, metrics, config, level };
         tokio::spawn(admin::serve(listener, admin, std::future::pending()));
     }
     print(&banner(config, Addresses { grpc, admin, ec2_door }, sample(config)));

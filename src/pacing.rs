@@ -413,6 +413,12 @@ impl<W> Budget<W> {
         u32::try_from(self.pace).unwrap_or(100)
     }
 
+    /// The same as of now: some of it may have come back since anyone asked for a slot.
+    pub fn pace_at(&mut self, now: Duration) -> u32 {
+        self.refill(now);
+        self.pace()
+    }
+
     fn rate(&self) -> i128 {
         (self.full_rate * self.pace / 100 / self.parts()).max(1)
     }

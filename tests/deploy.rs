@@ -230,3 +230,77 @@ fn the_trust_policy_is_the_documented_one() {
         }
     }
 }
+
+/// Settings, log fields, reasons and panels that the runbook sends people to.
+#[test]
+fn the_runbook_names_what_there_is() {
+    let runbook = read("docs/runbook.md");
+    let (settings, errors) = (read("docs/configuration.md"), read("docs/errors.md"));
+    let lines = read("src/middleware/observe.rs") + &read("src/operations/audit.rs");
+    let is_name = |text: &str| {
+        text.contains('_') && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    };
+    let quoted = |mark: char| runbook.split(mark).skip(1).step_by(2).map(str::to_owned);
+    // Blocks of three marks would shift all that follows.
+    assert_eq!(runbook.matches("```").count() % 2, 0);
+    let names: BTreeSet<String> = quoted('`').filter(|text| is_name(text)).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in &names {
+        let is_field = lines.contains(&format!("{name} = "));
+        // PostgreSQL's own.
+        let known =
+            settings.contains(&format!("`{name}`")) || is_field || name == "track_io_timing";
+        assert!(known, "docs/runbook.md: {name} is no setting, and no field of the log");
+    }
+    let panels: BTreeSet<String> =
+        dashboard().iter().filter_map(|panel| panel["title"].as_str().map(str::to_owned)).collect();
+    let prose: String = runbook.split("```").step_by(2).collect();
+    let named = prose.split('"').skip(1).step_by(2);
+    let named: BTreeSet<&str> = named.filter(|text| text.starts_with(char::is_uppercase)).collect();
+    assert!(named.len() >= 5, "{named:?}");
+    for panel in named {
+        // Without its statistic: "EC2 latency, p99".
+        let known = panels.iter().any(|title| title.split(", p").next() == Some(panel));
+        assert!(known || panels.contains(panel), "docs/runbook.md: no panel {panel:?}: {panels:?}");
+    }
+    let words = runbook.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let reasons = words.filter(|word| {
+        word.contains('_') && word.bytes().all(|b| matches!(b, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+    });
+    for reason in reasons.filter(|reason| *reason != "DATA_LOSS") {
+        assert!(errors.contains(&format!("| {reason} |")), "docs/runbook.md: no reason {reason}");
+    }
+}
+
+/// `keepalive_timeout_ms` (10 s): what the documents say of a setting is its default.
+#[test]
+fn times_in_the_documents_are_the_defaults() {
+    let settings = read("docs/configuration.md");
+    let default = |name: &str| {
+        let (_, rest) = settings.split_once(&format!("### `{name}`")).expect(name);
+        let (_, rest) = rest.split_once("- default: `").expect(name);
+        rest.split('`').next().unwrap().parse::<u64>().unwrap()
+    };
+    let mut told = 0;
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for (at, _) in text.match_indices("_ms` (") {
+            let name = text[..at + 3].rsplit('`').next().unwrap();
+            let value = text[at + 6..].split([')', ',']).next().unwrap();
+            let mut words = value.split_whitespace();
+            let number: Option<u64> = words.next().and_then(|word| word.parse().ok());
+            let unit = match words.next() {
+                Some("ms") => 1,
+                Some("s") => 1000,
+                Some("min") => 60_000,
+                Some("hours") => 3_600_000,
+                _ => continue,
+            };
+            let Some(number) = number else { continue };
+            assert_eq!(number * unit, default(name), "{}: {name} ({value})", path.display());
+            told += 1;
+        }
+    }
+    assert!(told >= 7, "{told}");
+}

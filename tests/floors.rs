@@ -37,7 +37,12 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
     ("src/backend/paced", 2, &[]),
     ("src/ledger/", 2, &[]),
     ("src/credentials", 2, &[]),
-    ("src/backend.rs", 1, &["src/rule", "src/clock", "src/pacing", "src/principal"]),
+    (
+        "src/backend.rs",
+        1,
+        &["src/rule", "src/clock", "src/pacing", "src/principal", "src/backend/standing"],
+    ),
+    ("src/backend/standing", 1, &["src/rule"]),
     ("src/ledger.rs", 1, &["src/rule", "src/clock", "src/ledger/"]),
     ("src/ledger/record", 1, &["src/rule", "src/ledger"]),
     ("src/ledger/state", 1, &[]),

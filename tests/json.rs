@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 mod certificates;
 #[path = "transcripts/compare.rs"]
 mod compare;
+#[path = "json/errors.rs"]
+mod errors;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "attacks/keys.rs"]
 mod keys;
@@ -223,25 +225,4 @@ fn without_values(text: &str) -> String {
     let mut parts = text.split("\"value\":\"");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, part| text + part.split_once('"').map_or("", |(_, rest)| rest))
-}
-
-/// docs/errors.md has every reason that the code can give, and no other; and says of each whether the same call helps.
-#[test]
-fn docs_errors_has_every_reason() {
-    let source = std::fs::read_to_string(compare::path("src/error.rs")).unwrap();
-    let (_, names) = source.split_once("pub fn as_str(self)").unwrap();
-    let (names, _) = names.split_once("pub fn code(self)").unwrap();
-    let mut known: Vec<&str> = names.split('"').skip(1).step_by(2).collect();
-    known.sort_unstable();
-    assert!(known.len() > 30, "{known:?}");
-    let docs = std::fs::read_to_string(compare::path("docs/errors.md")).unwrap();
-    let cells = |line: &'_ str| line.split('|').map(|c| c.trim().to_owned()).collect::<Vec<_>>();
-    let rows: Vec<_> = docs.lines().filter(|l| l.starts_with("| ")).skip(2).map(cells).collect();
-    let mut told: Vec<&str> = rows.iter().map(|row| row[1].as_str()).collect();
-    told.sort_unstable();
-    assert_eq!(told, known);
-    for row in &rows {
-        let delay = row[3].contains("RetryInfo");
-        assert_eq!(delay, row[4].starts_with("after the delay"), "{row:?}");
-    }
 }

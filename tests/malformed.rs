@@ -28,6 +28,8 @@ mod admin;
 mod calls;
 #[path = "malformed/case.rs"]
 mod case;
+#[path = "malformed/json.rs"]
+mod json;
 #[path = "malformed/program.rs"]
 mod program;
 #[path = "malformed/raw.rs"]
@@ -56,6 +58,7 @@ async fn a_thousand_malformed_requests() {
     let mut rng = StdRng::seed_from_u64(SEED);
     let mut cases = raw::cases(&mut rng, 22, 8);
     cases.extend(calls::cases(&mut rng, 22));
+    cases.extend(json::cases(&mut rng, 12));
     let distinct: HashSet<u64> = cases.iter().map(hash).collect();
     assert!(distinct.len() >= 1000, "{} distinct requests of {}", distinct.len(), cases.len());
 

@@ -34,6 +34,8 @@ mod programs;
 #[allow(dead_code, reason = "the tests of the backend use the rest")]
 #[path = "ec2_backend/script.rs"]
 mod script;
+#[path = "metrics/standing.rs"]
+mod standing;
 #[path = "service/support.rs"]
 #[allow(dead_code, reason = "the tests of the service use the rest")]
 mod support;

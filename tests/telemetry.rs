@@ -15,9 +15,10 @@ mod collector;
 mod ec2;
 #[path = "telemetry/faults.rs"]
 mod faults;
+#[path = "telemetry/otelcol.rs"]
+mod otelcol;
 #[path = "telemetry/program.rs"]
 mod program;
-#[cfg(feature = "ec2")]
 #[allow(dead_code, reason = "not all of it is needed here")]
 #[path = "transcripts/programs.rs"]
 mod programs;

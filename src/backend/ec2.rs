@@ -7,6 +7,7 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use aws_sdk_ec2::types::ResourceType;
+use tokio::time::Instant;
 
 use self::{
     client::{Kind, Served},
@@ -19,6 +20,7 @@ use crate::{
         Answer, AuthorizeRules, Authorized, Backend, BackendError, CallContext, CreateGroup,
         Created, DeleteGroup, Deleted, DescribeGroups, DescribeRules, Failure, GroupImage,
         OwnedRule, Page, Refusal, RevokeRules, Revoked, Selection,
+        standing::{Standing, TargetStanding},
     },
     rule::{AccountId, Direction, GroupId, GroupRef, Region, RuleId, Target, VpcId},
     telemetry::metrics::Metrics,
@@ -152,6 +154,14 @@ impl Backend for Ec2 {
 
     fn read_lag(&self) -> Duration {
         self.read_lag
+    }
+
+    fn standing(&self) -> Standing {
+        let now = Instant::now();
+        let one = |(target, served): (&Target, &Served)| served.seen.standing(target.clone(), now);
+        let mut targets: Vec<TargetStanding> = self.served.iter().map(one).collect();
+        targets.sort_by_cached_key(|one| one.target.to_string());
+        Standing::Targets(targets)
     }
 
     fn image<'a>(

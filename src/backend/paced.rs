@@ -24,6 +24,7 @@ use super::{
     Answer, AuthorizeRules, Authorized, Backend, BackendError, CallContext, CreateGroup, Created,
     DeleteGroup, Deleted, DescribeGroups, DescribeRules, GroupImage, OwnedRule, Page, RevokeRules,
     Revoked, Slot,
+    standing::{Standing, TargetStanding},
 };
 use crate::{
     pacing::{
@@ -136,6 +137,15 @@ impl Paced {
         line.clone()
     }
 
+    /// The slowest action's pace.
+    fn pace(&self, target: &Target) -> u32 {
+        let lines: Vec<Arc<Line>> = {
+            let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.values().filter(|line| line.target == *target).cloned().collect()
+        };
+        lines.iter().map(|line| line.lock().budget.pace_at(line.now())).min().unwrap_or(100)
+    }
+
     async fn slot(
         &self,
         call: &CallContext,
@@ -216,6 +226,16 @@ impl Backend for Paced {
 
     fn read_lag(&self) -> Duration {
         self.inner.read_lag()
+    }
+
+    fn standing(&self) -> Standing {
+        let mut standing = self.inner.standing();
+        if let Standing::Targets(targets) = &mut standing {
+            for TargetStanding { target, pace_percent, .. } in targets {
+                *pace_percent = Some(self.pace(target));
+            }
+        }
+        standing
     }
 
     fn is_paced(&self) -> bool {

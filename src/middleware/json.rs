@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,8 +20,9 @@ use http::{
     },
 };
 use http_body::{Body as HttpBody, Frame};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use pin_project_lite::pin_project;
+use tokio::time::timeout;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
@@ -33,6 +35,10 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
 const VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// How much of a body that nobody reads is waited for, and how long.
+const MAX_TAKEN: usize = 64 << 10;
+const TAKING: Duration = Duration::from_secs(1);
 
 /// What a body is led by in gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -115,8 +121,11 @@ where
     fn call(&mut self, request: HttpRequest) -> Self::Future {
         match media_type(request.headers()).as_deref() {
             Some("application/json") => {}
-            Some("application/x-www-form-urlencoded") if request.method() == Verb::POST => {
-                let told = Box::pin(std::future::ready(Ok(no_form())));
+            Some(kind) if request.method() == Verb::POST && is_meant_as_json(kind) => {
+                let told = Box::pin(async move {
+                    take(request.into_body()).await;
+                    Ok(other_type())
+                });
                 return JsonFuture::Translated { told };
             }
             _ => return JsonFuture::Other { inner: self.inner.call(request) },
@@ -216,8 +225,22 @@ fn grpc_timeout(millis: u64) -> String {
     if millis < 100_000_000 { format!("{millis}m") } else { format!("{}S", millis.div_ceil(1000)) }
 }
 
-/// What curl sends without a content type: say which one it must have, instead of nothing at all.
-fn no_form() -> HttpResponse {
+/// What curl sends without a content type, and what JSON is called elsewhere.
+fn is_meant_as_json(kind: &str) -> bool {
+    kind == "application/x-www-form-urlencoded"
+        || kind.ends_with("json") && !kind.starts_with("application/grpc")
+}
+
+/// Takes what there is of a body that nobody reads. Over HTTP/2 an answer before the body's end is followed by a reset,
+/// for which curl may forget the answer.
+async fn take(body: Body) {
+    let read = Limited::new(body, MAX_TAKEN).collect();
+    // Whatever it is, it is dropped.
+    let _ = timeout(TAKING, read).await;
+}
+
+/// Says which content type it must have, instead of nothing at all.
+fn other_type() -> HttpResponse {
     let text = concat!(
         r#"{"code":"invalid_argument","message":"the content type must be application/json: "#,
         r#"curl --json, or --header 'content-type: application/json'"}"#,

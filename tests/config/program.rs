@@ -203,7 +203,8 @@ fn it_serves_the_admin_port_and_drains_on_either_signal() {
         let body: serde_json::Value =
             serde_json::from_str(ready.split_once("\r\n\r\n").unwrap().1).unwrap();
         let expected = serde_json::json!({
-            "draining": false, "ready": true, "started": true, "dependencies": {"ledger": "ok"},
+            "draining": false, "ready": true, "started": true,
+            "dependencies": {"ledger": "ok", "backend": "in process"},
         });
         assert_eq!(body, expected, "{ready}");
 

@@ -1,9 +1,12 @@
 //! The admin port: a few dozen malformed requests, and it still answers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use portcullis::{
     admin::{self, Admin},
+    backend::sandbox::Sandbox,
+    clock::SystemClock,
+    random::SystemRandom,
     reload::Stale,
     server::ServerStatus,
     telemetry::{level::Level, metrics::Metrics},
@@ -74,10 +77,13 @@ fn requests(rng: &mut StdRng) -> Vec<Request> {
 async fn malformed_requests_to_the_admin_port() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+    let (sandbox, _) = Sandbox::open(None, None, clock, random).unwrap();
     tokio::spawn(admin::serve(
         listener,
         Admin {
             status: ServerStatus::default(),
+            backend: Arc::new(sandbox),
             stale: Stale::default(),
             metrics: Metrics::default(),
             config: "".into(),

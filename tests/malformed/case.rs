@@ -13,7 +13,7 @@ use tokio::{
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
-use super::{support, wire};
+use super::{json, support, wire};
 
 /// What nothing may take longer than. The server closes what stands still after 10 s and twice its longest deadline.
 const HANG: Duration = Duration::from_secs(60);
@@ -32,6 +32,8 @@ pub struct Case {
 pub enum Sent {
     Call(Call),
     Raw(Vec<u8>, Manner),
+    /// HTTP/1.1 with JSON, whose answers are read whole.
+    Http1(Vec<u8>, Manner),
 }
 
 /// A request through an HTTP library.
@@ -70,6 +72,12 @@ pub enum End {
     Status(i32, &'static str),
     /// Any gRPC status that is in order.
     AnyStatus,
+    /// An answer in JSON: its HTTP status, and the reason if it is an error of ours.
+    Json(u16, &'static str),
+    /// Any answer in JSON that is in order.
+    AnyJson,
+    /// HTTP/1.1: more than one answer, with these HTTP statuses.
+    Several(Vec<u16>),
     /// An HTTP status without a gRPC status.
     Http(u16),
     /// The server closed the connection.
@@ -104,10 +112,12 @@ impl Case {
             match &self.sent {
                 Sent::Call(call) => call.run(address).await,
                 Sent::Raw(bytes, manner) => raw(bytes, *manner, address).await,
+                Sent::Http1(bytes, manner) => json::exchange(address, bytes, *manner).await,
             }
         });
         let end = ended.await.map_err(|_| format!("{}: a hang", self.kind))?;
-        let any = self.expected.contains(&End::AnyStatus) && matches!(end, End::Status(..));
+        let any = self.expected.contains(&End::AnyStatus) && matches!(end, End::Status(..))
+            || self.expected.contains(&End::AnyJson) && matches!(end, End::Json(..));
         if any || self.expected.contains(&end) {
             return Ok(());
         }
@@ -165,6 +175,11 @@ fn frame(piece: &[u8]) -> http_body::Frame<Bytes> {
 
 async fn end_of(answer: http::Response<hyper::body::Incoming>) -> End {
     let (head, body) = answer.into_parts();
+    let header = |name| head.headers.get(name).map(|value| value.to_str().unwrap());
+    if header("content-type") == Some("application/json") {
+        let Ok(body) = body.collect().await else { return End::Closed };
+        return json::told(head.status.as_u16(), header("x-request-id"), &body.to_bytes());
+    }
     if head.status != 200 {
         return End::Http(head.status.as_u16());
     }

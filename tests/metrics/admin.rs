@@ -58,6 +58,10 @@ async fn readiness_says_how_each_part_stands() {
     let body: serde_json::Value = serde_json::from_str(body(&ready)).unwrap();
     assert_eq!(
         body["dependencies"],
-        serde_json::json!({"ledger": "ok", "tls": "ok", "policies": "ok", "credentials": "ok"})
+        serde_json::json!({
+            "backend": "in process", "ledger": "ok", "tls": "ok", "policies": "ok",
+            "credentials": "ok",
+        })
     );
+    assert_eq!(body.get("targets"), None, "there is nothing to be reached");
 }

@@ -6,13 +6,18 @@ use aws_config::BehaviorVersion;
 use aws_sdk_ec2::config::{Credentials, Region as SdkRegion};
 use portcullis::{
     api::proto::v1,
-    backend::ec2::{Ec2, Ec2Settings, TargetSettings},
+    backend::{
+        ec2::{Ec2, Ec2Settings, TargetSettings},
+        paced::Paced,
+    },
     rule::{AccountId, Region},
 };
+use serde_json::json;
 
 use crate::{
     ACCOUNT,
     script::{Endpoint, error},
+    standing::{readiness, without_times},
     support::refusal,
     text::Seen,
     world,
@@ -78,4 +83,53 @@ pub async fn calls(seen: &mut Seen) {
     let throttled = labels(create, "RequestLimitExceeded");
     seen.until(world.admin, duration, &throttled, is_one).await;
     seen.until(world.admin, throttles, &throttled[..3], is_one).await;
+}
+
+/// The server stays ready whatever becomes of EC2, and says what that is.
+#[tokio::test]
+async fn readiness_tells_how_ec2_answers() {
+    let groups = "DescribeSecurityGroups";
+    let endpoint = Endpoint::serve(&[(
+        groups,
+        &[
+            error(400, "InvalidGroup.NotFound", "no such group"),
+            error(400, "AuthFailure", "not these credentials"),
+            error(403, "UnauthorizedOperation", "not this"),
+        ],
+    )])
+    .await;
+    let ec2 = open(&endpoint.url).await;
+    let world = world::start(|parts, metrics| {
+        parts.backend = Arc::new(Paced::new(Arc::new(ec2.counted(metrics)), 80));
+        parts.sandbox = None;
+    });
+    let world = world.await;
+    let says = |state: &str, answered: bool, failure: Option<&str>| {
+        json!([{
+            "account": ACCOUNT, "region": "us-east-1", "state": state, "pace_percent": 100,
+            "answered_seconds_ago": answered, "failed_seconds_ago": failure.is_some(),
+            "failure": failure,
+        }])
+    };
+    let seen = async || without_times(readiness(world.admin).await);
+    assert_eq!(seen().await, says("not called", false, None));
+    let mut groups = world.server.groups.clone();
+    let mut list = async || {
+        let request = v1::DescribeSecurityGroupsRequest {
+            group_ids: vec!["sg-00000001".into()],
+            ..Default::default()
+        };
+        refusal(groups.describe_security_groups(request).await).1
+    };
+    // A refusal of what was asked for is an answer.
+    assert_eq!(list().await, "INVALID_GROUP_NOT_FOUND");
+    assert_eq!(seen().await, says("ok", true, None));
+    list().await;
+    assert_eq!(seen().await, says("failing", true, Some("AuthFailure")));
+    assert_eq!(list().await, "EC2_UNAUTHORIZED_OPERATION");
+    assert_eq!(seen().await, says("ok", true, Some("AuthFailure")));
+    // Nobody listens any more.
+    drop(endpoint);
+    assert_eq!(list().await, "EC2_UNAVAILABLE");
+    assert_eq!(seen().await, says("failing", true, Some("unavailable")));
 }

@@ -60,12 +60,14 @@ pub async fn start_for(
         settle_every: Duration::from_millis(100),
     };
     change(&mut parts, &metrics);
+    let backend = parts.backend.clone();
     let status = ServerStatus::default();
     let server = support::serve(parts, status.clone()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (_, level) = Level::open::<tracing_subscriber::Registry>("info").unwrap();
-    let admin = Admin { status, stale: Stale::default(), metrics, config: "".into(), level };
+    let (stale, config) = (Stale::default(), "".into());
+    let admin = Admin { status, backend, stale, metrics, config, level };
     tokio::spawn(admin::serve(listener, admin, std::future::pending()));
     World { server, admin: address, ledger }
 }

@@ -31,6 +31,7 @@ use tokio::{net::TcpListener, sync::Notify, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status,
+    codec::CompressionEncoding,
     metadata::MetadataMap,
     transport::{Server, ServerTlsConfig},
 };
@@ -85,8 +86,10 @@ impl Collector {
         if let Some(tls) = tls {
             server = server.tls_config(tls).unwrap();
         }
+        // As the collector's own exporter sends it.
+        let traces = TraceServiceServer::new(collector.clone());
         let served = server
-            .add_service(TraceServiceServer::new(collector.clone()))
+            .add_service(traces.accept_compressed(CompressionEncoding::Gzip))
             .add_service(LogsServiceServer::new(collector.clone()))
             .add_service(MetricsServiceServer::new(collector.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));

@@ -188,6 +188,21 @@ async fn without_a_callers_trace_a_call_begins_one_and_its_record_names_it() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_paced_notes_each_slot_that_it_gets() {
+    let collector = Collector::start(Manner::Keeps).await;
+    let url = collector.url();
+    let program = Program::start(&["--otlp-endpoint", &url, "--ec2-pacing", "on"], &[]).await;
+    program.groups().revoke_egress(unknown(1)).await.unwrap();
+    let span = collector.span("span", |span| span.name == REVOKE).await;
+    let events: Vec<&str> = span.events.iter().map(|event| event.name.as_str()).collect();
+    // For the change itself, before anything is read, and for the two reads of the group as it was.
+    let slots = ["ec2 slot"; 3];
+    let rest = ["intent recorded", "outcome recorded"];
+    assert_eq!(events, [&["turn"], &slots[..], &rest].concat());
+    program.end().await;
+}
+
+#[tokio::test]
 async fn a_failure_is_told_apart_from_a_refusal() {
     let collector = Collector::start(Manner::Keeps).await;
     let program = Program::start(&["--otlp-endpoint", &collector.url()], &[]).await;

@@ -44,7 +44,7 @@ use super::{
     session::{Session, Sessions},
 };
 use crate::{
-    backend::{BackendError, CallContext, Failure, Refusal},
+    backend::{BackendError, CallContext, Failure, Refusal, standing::LastSeen},
     rule::Target,
     telemetry::{
         metrics::Metrics,
@@ -74,6 +74,8 @@ pub(super) struct Served {
     /// Decodes what EC2 does not permit, if that is wanted.
     pub(super) decoder: Option<Arc<Decoder>>,
     pub(super) metrics: Metrics,
+    /// How it stands.
+    pub(super) seen: LastSeen,
 }
 
 impl Served {
@@ -85,7 +87,20 @@ impl Served {
         let within = timeout_at(call.deadline, sessions.of(caller)).await;
         let late = || Err("STS did not answer in time".to_owned());
         let session = within.unwrap_or_else(|_| late());
-        session.map(Some).map_err(|why| BackendError::CredentialsUnavailable(Failure::new(why)))
+        session.map(Some).map_err(|why| {
+            let error = BackendError::CredentialsUnavailable(Failure::new(why));
+            self.see(Some(&error), error_type(&error));
+            error
+        })
+    }
+
+    /// Keeps what a call says of the target.
+    fn see(&self, error: Option<&BackendError>, class: Option<Cow<'static, str>>) {
+        let now = Instant::now();
+        match (error.is_some_and(is_of_the_target), class) {
+            (true, Some(class)) => self.seen.failed(class, now),
+            _ => self.seen.answered(now),
+        }
     }
 
     /// Makes one call. `send` gets the client, and the configuration that its operation must be sent with.
@@ -145,6 +160,7 @@ impl Served {
         if let Some(span) = span {
             self.told(span, &action, &progress.seen(), class.as_deref());
         }
+        self.see(error, class.clone());
         self.count(action, took, error, class);
         answer
     }
@@ -234,6 +250,21 @@ fn error_type(error: &BackendError) -> Option<Cow<'static, str>> {
         BackendError::BudgetExhausted { .. } => "budget_exhausted".into(),
         BackendError::TargetNotConfigured { .. } => "target_not_configured".into(),
     })
+}
+
+/// Whether it says something of EC2, or of our credentials there, and not of what was asked for.
+fn is_of_the_target(error: &BackendError) -> bool {
+    match error {
+        BackendError::Refused(Refusal { code, .. }) => {
+            is_throttling(code) || is_credentials_refusal(code)
+        }
+        BackendError::Unavailable(_)
+        | BackendError::OutcomeUnknown(_)
+        | BackendError::CredentialsUnavailable(_) => true,
+        BackendError::DeadlineTooNear
+        | BackendError::BudgetExhausted { .. }
+        | BackendError::TargetNotConfigured { .. } => false,
+    }
 }
 
 fn is_code(text: &str) -> bool {

@@ -22,6 +22,7 @@ use super::{
     session::Sessions,
 };
 use crate::{
+    backend::standing::LastSeen,
     rule::{AccountId, Region, Target},
     telemetry::metrics::Metrics,
 };
@@ -93,6 +94,7 @@ impl Ec2 {
                     sessions: sessions.clone(),
                     decoder: decoder.clone(),
                     metrics: Metrics::default(),
+                    seen: LastSeen::default(),
                 };
                 let twice = format!("EC2 target {target} is configured twice");
                 if served.insert(target, one).is_some() {

@@ -352,6 +352,18 @@ const TAIL: &str = "
 
 `this machine`: both ends of the connection are loopback addresses and no proxy says that it forwards; everyone else
 gets 403. On Kubernetes `kubectl port-forward` comes that way.
+
+`/readyz` has `dependencies`: `ledger` is `ok` or `unavailable`, `tls`, `policies` and `credentials` are `ok` or `stale`, and `backend` is
+`in process` for the sandbox. For EC2 it is `not called`, `ok` or `failing`, and `targets` has the same for each account and
+Region, as the last call to it saw it; nothing is asked for the sake of readiness, and an EC2 that fails makes no replica unready.
+
+| in `targets` | |
+| --- | --- |
+| `account`, `region` | which |
+| `state` | `ok`: the last call was answered, if only by a refusal of what was asked for; `failing`: it was not, or throttled, or our credentials were not taken; `not called` |
+| `answered_seconds_ago` | when it answered last, or null |
+| `failed_seconds_ago`, `failure` | when it failed last, and how, in the words of `error_type` above; null: never |
+| `pace_percent` | how much of its budget's rate is used, by the slowest action: less than 100 for a while after EC2 throttled; null if `ec2_pacing` is `off` |
 ";
 
 /// The reference, as Markdown: `docs/metrics.md` is this text.

@@ -95,6 +95,19 @@ tls_client_ca_files = [{{ range $i, $key := $v.tls.clientCaKeys }}{{ if $i }}, {
 spiffe_trust_domains = {{ toJson . }}
 {{- end }}
 {{- end }}
+{{- with $v.telemetry }}
+{{- if .otlp.endpoint }}
+otlp_endpoint = {{ toJson .otlp.endpoint }}
+{{- if .otlp.caConfigMap }}
+otlp_ca_file = "/etc/portcullis/otlp-ca/ca.crt"
+{{- end }}
+otlp_traces = {{ .otlp.traces }}
+otlp_metrics = {{ .otlp.metrics }}
+otlp_logs = {{ .otlp.logs }}
+traces_sample_ratio = {{ include "portcullis.toml.value" .sampleRatio }}
+service_name = {{ toJson .serviceName }}
+{{- end }}
+{{- end }}
 {{- range $key, $value := $v.config }}
 {{- if not (kindIs "slice" $value) }}
 {{ $key }} = {{ include "portcullis.toml.value" $value }}
@@ -127,6 +140,64 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- if and (kindIs "slice" $value) (kindIs "map" (first $value)) }}
 {{- include "portcullis.toml.tables" (list $key $value) }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where the pod is, for the collector. $(NAME) is the kubelet's to fill in. */}}
+{{- define "portcullis.resourceAttributes" -}}
+{{- $all := list }}
+{{- if .Values.telemetry.kubernetesAttributes }}
+{{- $all = list "k8s.namespace.name=$(K8S_NAMESPACE)" "k8s.pod.name=$(K8S_POD)" "k8s.pod.uid=$(K8S_POD_UID)" "k8s.node.name=$(K8S_NODE)" (printf "k8s.deployment.name=%s" (include "portcullis.fullname" .)) "k8s.container.name=portcullis" }}
+{{- end }}
+{{- range $name, $value := .Values.telemetry.resourceAttributes }}
+{{- $all = append $all (printf "%s=%s" $name ($value | toString | urlquery | replace "+" "%20")) }}
+{{- end }}
+{{- join "," $all }}
+{{- end }}
+
+{{/* The collector's port, if there is one. */}}
+{{- define "portcullis.otlpPort" -}}
+{{- if .Values.networkPolicy.egress.otlpPort }}
+{{- int .Values.networkPolicy.egress.otlpPort }}
+{{- else if .Values.telemetry.otlp.endpoint }}
+{{- $host := (urlParse .Values.telemetry.otlp.endpoint).host }}
+{{- default (ternary "443" "80" (hasPrefix "https:" .Values.telemetry.otlp.endpoint)) (regexFind "[0-9]+$" (regexFind ":[0-9]+$" $host)) }}
+{{- end }}
+{{- end }}
+
+{{/* The container's environment. */}}
+{{- define "portcullis.env" -}}
+{{- $v := .Values -}}
+{{- if eq $v.ledger.engine "postgres" }}
+- name: PORTCULLIS_LEDGER
+  valueFrom:
+    secretKeyRef:
+      name: {{ $v.ledger.postgres.existingSecret }}
+      key: {{ $v.ledger.postgres.key }}
+{{- end }}
+{{- if $v.telemetry.otlp.endpoint }}
+{{- with $v.telemetry.otlp.headersSecret }}
+- name: PORTCULLIS_OTLP_HEADERS
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: {{ $v.telemetry.otlp.headersKey }}
+{{- end }}
+{{- if $v.telemetry.kubernetesAttributes }}
+{{- range $name, $path := dict "K8S_NAMESPACE" "metadata.namespace" "K8S_POD" "metadata.name" "K8S_POD_UID" "metadata.uid" "K8S_NODE" "spec.nodeName" }}
+- name: {{ $name }}
+  valueFrom:
+    fieldRef:
+      fieldPath: {{ $path }}
+{{- end }}
+{{- end }}
+{{- with include "portcullis.resourceAttributes" . }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ toJson . }}
+{{- end }}
+{{- end }}
+{{- with $v.extraEnv }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
@@ -168,6 +239,22 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- end }}
 {{- if not (or $v.policies.sets $v.policies.files $v.policies.existingConfigMap) }}
 {{- fail "callers are authenticated, so policies are needed: policies.sets, policies.files or policies.existingConfigMap" }}
+{{- end }}
+{{- with $v.telemetry }}
+{{- if and (not .otlp.endpoint) (or .otlp.headersSecret .otlp.caConfigMap .resourceAttributes) }}
+{{- fail "telemetry does nothing without telemetry.otlp.endpoint" }}
+{{- end }}
+{{- if and .otlp.caConfigMap (not (hasPrefix "https:" .otlp.endpoint)) }}
+{{- fail "telemetry.otlp.caConfigMap does nothing unless telemetry.otlp.endpoint is an https URL" }}
+{{- end }}
+{{- if and .otlp.endpoint $v.configSecret }}
+{{- fail "configSecret replaces what telemetry.otlp.endpoint would write: put otlp_endpoint there" }}
+{{- end }}
+{{- range tuple "otlp_endpoint" "otlp_headers" "otlp_ca_file" "otlp_traces" "otlp_metrics" "otlp_logs" "traces_sample_ratio" "service_name" "resource_attributes" }}
+{{- if hasKey $v.config . }}
+{{- fail (printf "config.%s: the chart has a value of its own for this, see telemetry" .) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- range tuple "listen" "admin_listen" "drain_timeout_ms" "policy_dir" "backend" "default_account_id" "default_region" "ledger" "tls" "tls_cert_file" "tls_key_file" "tls_client_auth" "tls_client_ca_files" "spiffe_trust_domains" "ec2_targets" "jwt_issuers" "static_tokens" }}
 {{- if hasKey $v.config . }}
