@@ -97,9 +97,26 @@ impl Served {
     /// Keeps what a call says of the target.
     fn see(&self, error: Option<&BackendError>, class: Option<Cow<'static, str>>) {
         let now = Instant::now();
-        match (error.is_some_and(is_of_the_target), class) {
-            (true, Some(class)) => self.seen.failed(class, now),
-            _ => self.seen.answered(now),
+        match error {
+            None => self.seen.answered(now),
+            // Something of EC2, or of our credentials there, and not of what was asked for.
+            Some(BackendError::Refused(Refusal { code, .. }))
+                if !is_throttling(code) && !is_credentials_refusal(code) =>
+            {
+                self.seen.answered(now);
+            }
+            Some(
+                BackendError::Refused(_)
+                | BackendError::Unavailable(_)
+                | BackendError::OutcomeUnknown(_)
+                | BackendError::CredentialsUnavailable(_),
+            ) => self.seen.failed(class.unwrap_or("other".into()), now),
+            // It was not called.
+            Some(
+                BackendError::DeadlineTooNear
+                | BackendError::BudgetExhausted { .. }
+                | BackendError::TargetNotConfigured { .. },
+            ) => {}
         }
     }
 
@@ -250,21 +267,6 @@ fn error_type(error: &BackendError) -> Option<Cow<'static, str>> {
         BackendError::BudgetExhausted { .. } => "budget_exhausted".into(),
         BackendError::TargetNotConfigured { .. } => "target_not_configured".into(),
     })
-}
-
-/// Whether it says something of EC2, or of our credentials there, and not of what was asked for.
-fn is_of_the_target(error: &BackendError) -> bool {
-    match error {
-        BackendError::Refused(Refusal { code, .. }) => {
-            is_throttling(code) || is_credentials_refusal(code)
-        }
-        BackendError::Unavailable(_)
-        | BackendError::OutcomeUnknown(_)
-        | BackendError::CredentialsUnavailable(_) => true,
-        BackendError::DeadlineTooNear
-        | BackendError::BudgetExhausted { .. }
-        | BackendError::TargetNotConfigured { .. } => false,
-    }
 }
 
 fn is_code(text: &str) -> bool {
