@@ -196,7 +196,7 @@ async fn the_chain_is_cut_as_fast_as_records_are_swept() {
     set_clock(&database, 91 * DAY);
     assert_eq!(ledger.sweep(1000).await.unwrap(), 700);
     assert_eq!(
-        database.psql("SELECT count(*) FROM portcullis.tail"),
+        database.psql("SELECT count(*) FROM portcullis.events"),
         "700",
         "those that say SWEPT"
     );
