@@ -123,13 +123,6 @@ impl Postgres {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the row's first column says.
-    fn hear(&self, rows: &[Row]) -> Option<i64> {
-        let now = rows.first()?.try_get(0).ok()?;
-        self.0.link.heard(now);
-        Some(now)
-    }
-
     async fn intend_now(&self, intent: &Intent) -> Result<Intended, LedgerError> {
         let hash = key_hash_of(intent);
         if intent.fence == 0 && self.0.link.now().is_some() {
@@ -222,10 +215,13 @@ impl Postgres {
         let (id, group) = (id.map(storable), group.map(storable));
         let params: [Param<'_>; 3] =
             [(&id, Type::TEXT), (&key_hash, Type::BYTEA), (&group, Type::TEXT)];
+        let sent = Instant::now();
         let rows = self.0.link.rows(sql::LOOK, &params).await?;
-        let (Some(now), Some(row)) = (self.hear(&rows), rows.first()) else {
+        let said = rows.first().and_then(|row| Some((row.try_get(0).ok()?, row)));
+        let Some((now, row)) = said else {
             return Err(LedgerError::Unavailable("PostgreSQL: no answer to a look".to_owned()));
         };
+        self.0.link.heard(now, sent);
         let read = |at| Ok::<_, LedgerError>((now, some_record(row, at)?));
         Ok([read(1)?, read(2)?, read(3)?])
     }

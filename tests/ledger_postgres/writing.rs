@@ -61,7 +61,7 @@ async fn what_waits_is_written_together_and_one_bad_one_fails_alone() {
             40 => Intent { group: long.clone(), ..intent(n) },
             41 => keyed(n, "taken"),
             42 => Intent { group: group(201), ..intent(n) },
-            43 | 44 => keyed(n, "one of two"),
+            43 | 44 => keyed(n, "one-of-two"),
             _ => intent(n),
         })
         .collect();
@@ -103,13 +103,13 @@ async fn what_waits_is_one_commit() {
     for call in calls {
         assert!(matches!(comes(call).await, Ok(Intended::Written(_))));
     }
+    // Those that were under way, and one for all that waited; on a busy machine perhaps a second one, whose time is right.
     let text = metrics.text().unwrap();
-    let sum = "portcullis_ledger_commit_writes_sum{engine=\"postgres\"} 101\n";
-    assert!(text.contains(sum), "{text}");
-    // Those that were under way, and one for all that waited.
-    let count = "portcullis_ledger_commit_writes_count{engine=\"postgres\"} ";
-    let count = text.lines().find_map(|line| line.strip_prefix(count)).unwrap();
-    assert!(count.parse::<u64>().unwrap() <= 2 + LINES, "{text}");
+    let counted = |name: &str| -> u64 {
+        let name = format!("portcullis_ledger_commit_writes_{name}{{engine=\"postgres\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+    };
+    assert!(counted("sum") >= 101 && counted("count") <= counted("sum") / 10, "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,6 +23,9 @@ use super::{
 };
 use crate::ledger::LedgerError;
 
+/// An answer that takes longer tells the time badly.
+const SLOW: Duration = Duration::from_millis(20);
+
 /// Why a statement did not do it.
 #[derive(Clone, Debug)]
 pub(super) enum Trouble {
@@ -124,10 +127,19 @@ impl Link {
         Some(said.saturating_add(as_millis(Instant::now().saturating_duration_since(at))))
     }
 
-    /// What the database says the time is.
-    pub fn heard(&self, now: i64) {
-        let heard = Some((now, Instant::now()));
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = heard;
+    /// What the database says the time is, in answer to what was sent at `sent`. An answer that took long, such as that of
+    /// a slow disk, tells it badly: what agrees with it and was told better stays.
+    pub fn heard(&self, now: i64, sent: Instant) {
+        let received = Instant::now();
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let agrees = clock.is_some_and(|(said, at)| {
+            let at = |then: Instant| said.saturating_add(as_millis(then.duration_since(at)));
+            let slack = as_millis(SLOW);
+            (at(sent) - slack..=at(received) + slack).contains(&now)
+        });
+        if !agrees || received.duration_since(sent) < SLOW {
+            *clock = Some((now, received));
+        }
     }
 
     fn other(&self, why: impl fmt::Display) -> Trouble {

@@ -11,8 +11,8 @@ CREATE TABLE portcullis.meta (
     checked bigint
 );
 
--- Room is left on each page, and no index holds anything that an outcome changes: so its update stays on the page and
--- touches no index. Compressing would cost more than it saves.
+-- No index holds anything that an outcome changes, and room is left on each page: so its update stays on the page and
+-- touches no index.
 CREATE TABLE portcullis.records (
     id text COLLATE "C" PRIMARY KEY,
     scope text NOT NULL,

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{
-    link::{Link, Trouble},
+    link::{Lease, Link, Trouble},
     sql::{self, Columns, Param, as_millis, from_millis, storable},
 };
 use crate::{
@@ -143,15 +143,25 @@ impl Shared {
 
     /// Writes what waited.
     async fn commit(&self, jobs: Vec<Job>) {
+        let jobs = self.in_time(jobs);
         let Some(until) = jobs.iter().map(|job| job.until).min() else { return };
+        let mut lease = match self.link.lease_until(until).await {
+            Ok(lease) => lease,
+            Err(trouble) => {
+                jobs.into_iter().for_each(|job| job.refuse(trouble.clone().into()));
+                return;
+            }
+        };
+        // Only now is it known when it is written.
         let now = self.link.now();
-        let mut batch: Vec<_> =
-            jobs.into_iter().filter_map(|job| job.ready(now, self.link.bound())).collect();
+        let bound = self.link.bound();
+        let here = jobs.into_iter().filter(|job| !job.reply.is_closed());
+        let mut batch: Vec<_> = here.filter_map(|job| job.ready(now, bound)).collect();
         // Two replicas that write the same groups meet at the first of them, and one waits.
         batch.sort_by(|a, b| {
             (&a.columns.group, &a.record.id).cmp(&(&b.columns.group, &b.record.id))
         });
-        match self.send(&batch, until).await {
+        match self.send(&mut lease, &batch).await {
             Ok(written) => {
                 for (ready, written) in batch.into_iter().zip(written) {
                     ready.answer(Ok(written));
@@ -160,36 +170,39 @@ impl Shared {
             // It may be about one of them: nothing was written, and each is tried by itself.
             Err(Trouble::Conflict | Trouble::Value(_)) if batch.len() > 1 => {
                 for ready in batch {
-                    let written = self.send(std::slice::from_ref(&ready), until).await;
+                    let written = self.send(&mut lease, std::slice::from_ref(&ready)).await;
                     ready.answer(written.map(|written| written.first() == Some(&true)));
                 }
             }
             Err(trouble) => {
-                for ready in batch {
-                    ready.answer(Err(trouble.clone()));
-                }
+                batch.into_iter().for_each(|ready| ready.answer(Err(trouble.clone())));
             }
         }
     }
 
+    /// Those whose time will do for the statement: what was given up is not done behind the caller's back.
+    fn in_time(&self, jobs: Vec<Job>) -> Vec<Job> {
+        let latest = Instant::now() + self.link.bound() / 2;
+        let (in_time, late): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| job.until >= latest);
+        late.into_iter().for_each(|job| job.refuse(self.unavailable("no connection in time")));
+        in_time
+    }
+
     /// One transaction: which of them were written.
-    async fn send(&self, batch: &[Ready], until: Instant) -> Result<Vec<bool>, Trouble> {
+    async fn send(&self, lease: &mut Lease<'_>, batch: &[Ready]) -> Result<Vec<bool>, Trouble> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
         let began = Instant::now();
         let params = Params::of(batch);
-        let written = async {
-            let mut lease = self.link.lease_until(until).await?;
-            lease.rows(sql::WRITE, &params.params()).await
-        };
-        let written = written.await;
+        let rows = lease.rows(sql::WRITE, &params.params()).await;
         self.commits.committed(began.elapsed(), batch.len());
-        let rows = written?;
+        let rows = rows?;
         let said: Option<Vec<i64>> = rows.first().and_then(|row| row.try_get(0).ok());
         match said.as_deref() {
             Some([now, written @ ..]) if written.len() == batch.len() => {
-                self.link.heard(*now);
+                self.link.heard(*now, began);
                 Ok(written.iter().map(|written| *written == 1).collect())
             }
             _ => {
@@ -211,7 +224,7 @@ impl Line {
             if jobs.is_empty() {
                 return;
             }
-            self.0.commit(self.0.in_time(jobs)).await;
+            self.0.commit(jobs).await;
         }
     }
 }
@@ -224,23 +237,12 @@ impl Drop for Line {
     }
 }
 
-impl Shared {
-    /// Those whose callers are still there, and whose time will do for the statement: what was given up is not done
-    /// behind the caller's back.
-    fn in_time(&self, jobs: Vec<Job>) -> Vec<Job> {
-        let latest = Instant::now() + self.link.bound() / 2;
-        let (mut in_time, late): (Vec<_>, Vec<_>) =
-            jobs.into_iter().partition(|job| job.until >= latest);
-        for job in late {
-            // Whoever asked may have left.
-            let _ = job.reply.send(Err(self.unavailable("no connection in time")));
-        }
-        in_time.retain(|job| !job.reply.is_closed());
-        in_time
-    }
-}
-
 impl Job {
+    fn refuse(self, error: LedgerError) {
+        // Whoever asked may have left.
+        let _ = self.reply.send(Err(error));
+    }
+
     /// As it is sent, or it is answered.
     fn ready(self, now: Option<i64>, bound: Duration) -> Option<Ready> {
         let Self { write: Write { draft, key_hash, over, frees }, reply, .. } = self;
