@@ -1,8 +1,8 @@
 //! The ledger on PostgreSQL: for several replicas, which share it.
 //!
-//! Read on in `postgres/sql.rs`: every statement is there, and why each is a whole transaction. `schema.rs` opens,
-//! `link.rs` keeps connections and bounds calls, `queue.rs` gives turns, `watch.rs` wakes who waits, `chain.rs` seals and
-//! verifies, `budget.rs` shares EC2's budget. What is promised under which failure: docs/reliability-postgresql.md.
+//! Read on in `postgres/sql.rs`: every statement is there, and why each is a whole transaction. `writer.rs` writes
+//! what waits together, `schema.rs` opens, `link.rs` keeps connections and bounds calls, `queue.rs` gives turns, `watch.rs`
+//! wakes who waits, `chain.rs` verifies, `budget.rs` shares EC2's budget. What is promised under which failure: docs/reliability-postgresql.md.
 
 use std::{
     collections::HashMap,
