@@ -87,6 +87,9 @@ async fn what_waits_is_written_together_and_one_bad_one_fails_alone() {
     assert_eq!(written, 56);
     assert_eq!(all(&ledger).await.len(), 58);
     assert_eq!(database.psql("SELECT count(*) FROM portcullis.pending"), "57");
+    // Refused for its key, it does not keep its group.
+    assert!(matches!(ledger.intend(&keyed(300, "taken")).await, Ok(Intended::KeyTaken(_))));
+    write(&ledger, &Intent { group: group(300), ..intent(301) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
