@@ -29,6 +29,8 @@ mod suite;
 mod encrypted;
 #[path = "ledger_postgres/world.rs"]
 mod world;
+#[path = "ledger_postgres/writing.rs"]
+mod writing;
 
 mod direct {
     use super::{

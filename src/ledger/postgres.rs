@@ -1,8 +1,8 @@
 //! The ledger on PostgreSQL: for several replicas, which share it.
 //!
-//! Read on in `postgres/sql.rs`: every statement is there, and why each is a whole transaction. `schema.rs` opens,
-//! `link.rs` keeps connections and bounds calls, `queue.rs` gives turns, `watch.rs` wakes who waits, `chain.rs` seals and
-//! verifies, `budget.rs` shares EC2's budget. What is promised under which failure: docs/reliability-postgresql.md.
+//! Read on in `postgres/sql.rs`: every statement is there, and why each is a whole transaction. `writer.rs` writes
+//! what waits together, `schema.rs` opens, `link.rs` keeps connections and bounds calls, `queue.rs` gives turns, `watch.rs`
+//! wakes who waits, `chain.rs` verifies, `budget.rs` shares EC2's budget. What is promised under which failure: docs/reliability-postgresql.md.
 
 use std::{
     collections::HashMap,
@@ -18,18 +18,16 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::{Row, types::Type};
 
 use self::{
-    link::{Link, Trouble},
+    link::Link,
     queue::Queue,
-    sql::{Columns, Param, Sought, as_millis, from_millis, key_hash, key_hash_of, storable},
+    sql::{Param, Sought, as_millis, from_millis, key_hash, key_hash_of, storable},
     watch::Watch,
+    writer::{Draft, Write, Writer},
 };
 use super::{
     Answer, Filter, Intended, Intent, Ledger, LedgerError, Look, Looked, Move, Record, Terms, Turn,
 };
-use crate::{
-    random::Random,
-    telemetry::metrics::{Commits, Metrics},
-};
+use crate::{random::Random, telemetry::metrics::Metrics};
 
 mod budget;
 mod chain;
@@ -40,11 +38,9 @@ mod settings;
 mod sql;
 mod tls;
 mod watch;
+mod writer;
 
 pub use self::{budget::Budgets, chain::Verified, schema::OpenError, settings::Settings};
-
-/// By how much the time of a write may differ from the database's when it was not asked for it just now.
-const TOLERANCE: Duration = Duration::from_millis(100);
 
 /// How often a write is tried again when others are quicker.
 const ATTEMPTS: usize = 16;
@@ -68,28 +64,7 @@ struct Inner {
     known: Mutex<HashMap<String, Record>>,
     /// A sealing is under way, or about to be.
     seals: AtomicBool,
-    commits: Commits,
-}
-
-/// When a write says it is, and by how much that may be wrong.
-#[derive(Clone, Copy)]
-struct Now {
-    millis: i64,
-    tolerance: i64,
-}
-
-/// How a record is written.
-enum Write<'a> {
-    /// It is new.
-    New { key_hash: Option<&'a Vec<u8>> },
-    /// It is still as it was read. No hash: the key is as it was.
-    Over { version: u64, key_hash: Option<&'a Vec<u8>> },
-}
-
-/// An expired key that has to be freed: whose, and its version.
-struct Expired {
-    id: String,
-    version: i64,
+    writer: Writer,
 }
 
 impl Postgres {
@@ -113,25 +88,25 @@ impl Postgres {
         Ok(Self(Arc::new(Inner {
             terms,
             queue: Queue::new(link.clone(), random),
+            writer: Writer::new(link.clone()),
             link,
             watch: Watch::default(),
             known: Mutex::default(),
             seals: AtomicBool::new(false),
-            commits: Commits::default(),
         })))
     }
 
     /// Counts its commits.
     #[must_use]
     pub fn counted(self, metrics: &Metrics) -> Self {
-        self.0.commits.count_with(metrics, "postgres");
+        self.0.writer.count_with(metrics);
         self
     }
 
     /// Reads everything and says what does not fit: changed, removed or reordered records and events.
     pub async fn verify(&self) -> Result<Verified, LedgerError> {
         chain::seal(&self.0.link).await?;
-        chain::verify(&self.0.link, &self.0.terms).await
+        chain::verify(&self.0.link).await
     }
 
     /// Records in the order of their ids, at most `limit`, from behind `after`: call it again with the last one's id
@@ -148,47 +123,37 @@ impl Postgres {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the row's first column says.
-    fn hear(&self, rows: &[Row]) -> Option<i64> {
-        let now = rows.first()?.try_get(0).ok()?;
-        self.0.link.heard(now);
-        Some(now)
-    }
-
     async fn intend_now(&self, intent: &Intent) -> Result<Intended, LedgerError> {
         let hash = key_hash_of(intent);
-        let guess = self.guess().filter(|_| intent.fence == 0);
-        if let Some(now) = guess {
-            let record = Record::begin(intent, from_millis(now.millis))?;
-            let write = Write::New { key_hash: hash.as_ref() };
-            if let Some(record) = self.write(record, now, &write, None).await? {
+        if intent.fence == 0 && self.0.link.now().is_some() {
+            let begun = intent.clone();
+            let draft = Draft::Now(Box::new(move |now| Record::begin(&begun, now).ok()));
+            let write = Write { draft, key_hash: hash.clone(), over: None, frees: None };
+            if let Some(record) = self.write(write).await? {
                 return Ok(Intended::Written(Box::new(record)));
             }
         }
         for _ in 0..ATTEMPTS {
             let [mine, held, busy] =
                 self.read(Some(&intent.id), hash.as_ref(), Some(&intent.group)).await?;
-            let now = Now { millis: mine.0, tolerance: as_millis(self.0.link.bound()) };
-            let at = from_millis(now.millis);
+            let at = from_millis(mine.0);
             if let Some(other) = busy.1.filter(|other| other.id != intent.id) {
                 return Ok(Intended::GroupBusy(Box::new(other)));
             }
-            let mut expired = None;
+            let mut frees = None;
             if let Some(other) = held.1.filter(|other| other.id != intent.id) {
                 if other.key_ends(self.0.terms.key_retention).is_none_or(|end| at < end) {
                     return Ok(Intended::KeyTaken(Box::new(other)));
                 }
-                let version = i64::try_from(other.version).unwrap_or(i64::MAX);
-                expired = Some(Expired { id: storable(&other.id), version });
+                frees = Some((other.id, other.version));
             }
-            let (record, write) = match &mine.1 {
-                Some(known) => {
-                    let write = Write::Over { version: known.version, key_hash: hash.as_ref() };
-                    (known.again(intent, at)?, write)
-                }
-                None => (Record::begin(intent, at)?, Write::New { key_hash: hash.as_ref() }),
+            let (record, over) = match &mine.1 {
+                Some(known) => (known.again(intent, at)?, Some((known.version, known.state))),
+                None => (Record::begin(intent, at)?, None),
             };
-            if let Some(record) = self.write(record, now, &write, expired).await? {
+            let draft = Draft::At(Box::new(record), mine.0);
+            let write = Write { draft, key_hash: hash.clone(), over, frees };
+            if let Some(record) = self.write(write).await? {
                 return Ok(Intended::Written(Box::new(record)));
             }
         }
@@ -197,12 +162,13 @@ impl Postgres {
 
     async fn advance_now(&self, id: &str, fence: u64, step: &Move) -> Result<Record, LedgerError> {
         let known = self.known().remove(id);
-        if let (Some(known), Some(now)) = (known, self.guess())
-            && let Ok(next) = known.advanced(fence, step, from_millis(now.millis))
-            && next != known
-        {
-            let write = Write::Over { version: known.version, key_hash: None };
-            if let Some(record) = self.write(next, now, &write, None).await? {
+        if let Some(known) = known {
+            let (over, step) = (Some((known.version, known.state)), step.clone());
+            let draft = Draft::Now(Box::new(move |now| {
+                known.advanced(fence, &step, now).ok().filter(|next| *next != known)
+            }));
+            let write = Write { draft, key_hash: None, over, frees: None };
+            if let Some(record) = self.write(write).await? {
                 return Ok(record);
             }
         }
@@ -213,9 +179,7 @@ impl Postgres {
             if next == record {
                 return Ok(record);
             }
-            let now = Now { millis: now, tolerance: as_millis(self.0.link.bound()) };
-            let write = Write::Over { version: record.version, key_hash: None };
-            if let Some(record) = self.write(next, now, &write, None).await? {
+            if let Some(record) = self.write_over(&record, next, now).await? {
                 return Ok(record);
             }
         }
@@ -234,19 +198,11 @@ impl Postgres {
             let Some(next) = record.taken_over(fence, hold, from_millis(now)) else {
                 return Ok(None);
             };
-            let now = Now { millis: now, tolerance: as_millis(self.0.link.bound()) };
-            let write = Write::Over { version: record.version, key_hash: None };
-            if let Some(record) = self.write(next, now, &write, None).await? {
+            if let Some(record) = self.write_over(&record, next, now).await? {
                 return Ok(Some(record));
             }
         }
         Err(self.contended(id))
-    }
-
-    /// The database's time without asking: true to a tenth of a second, or the write is not done.
-    fn guess(&self) -> Option<Now> {
-        let millis = self.0.link.now()?;
-        Some(Now { millis, tolerance: as_millis(TOLERANCE) })
     }
 
     /// The record with an id, the one with a key, and the unsettled one of a group, each with the database's time.
@@ -259,65 +215,38 @@ impl Postgres {
         let (id, group) = (id.map(storable), group.map(storable));
         let params: [Param<'_>; 3] =
             [(&id, Type::TEXT), (&key_hash, Type::BYTEA), (&group, Type::TEXT)];
+        let sent = Instant::now();
         let rows = self.0.link.rows(sql::LOOK, &params).await?;
-        let (Some(now), Some(row)) = (self.hear(&rows), rows.first()) else {
+        let said = rows.first().and_then(|row| Some((row.try_get(0).ok()?, row)));
+        let Some((now, row)) = said else {
             return Err(LedgerError::Unavailable("PostgreSQL: no answer to a look".to_owned()));
         };
+        self.0.link.heard(now, sent);
         let read = |at| Ok::<_, LedgerError>((now, some_record(row, at)?));
         Ok([read(1)?, read(2)?, read(3)?])
     }
 
-    /// Writes a record, with its event, in one transaction. None: somebody was quicker, or the time is not right.
-    async fn write(
+    /// Writes a record over the one that was read.
+    async fn write_over(
         &self,
-        mut record: Record,
-        now: Now,
-        how: &Write<'_>,
-        expired: Option<Expired>,
+        read: &Record,
+        next: Record,
+        now: i64,
     ) -> Result<Option<Record>, LedgerError> {
-        // As it will be read.
-        record.held_until = from_millis(sql::millis(record.held_until));
-        let columns = Columns::of(&record, &self.0.terms)?;
-        let (statement, key_hash, version) = match how {
-            Write::New { key_hash } => (sql::INSERT, *key_hash, 0),
-            Write::Over { version, key_hash } => {
-                (sql::UPDATE, *key_hash, i64::try_from(*version).unwrap_or(i64::MAX))
-            }
-        };
-        let mut params = columns.params();
-        params.extend::<[Param<'_>; 3]>([
-            (&now.millis, Type::INT8),
-            (&now.tolerance, Type::INT8),
-            (&key_hash, Type::BYTEA),
-        ]);
-        if matches!(how, Write::Over { .. }) {
-            params.push((&version, Type::INT8));
+        let draft = Draft::At(Box::new(next), now);
+        let over = Some((read.version, read.state));
+        self.write(Write { draft, key_hash: None, over, frees: None }).await
+    }
+
+    /// Writes a record, with its event. None: somebody was quicker, or the time is not right.
+    async fn write(&self, write: Write) -> Result<Option<Record>, LedgerError> {
+        let written = self.0.writer.write(write).await?;
+        if let Some(record) = &written {
+            self.remember(record);
+            self.0.watch.tell(&record.id, record.version);
+            self.seal_soon();
         }
-        let began = Instant::now();
-        let mut lease = self.0.link.lease().await?;
-        let written = match &expired {
-            None => lease.rows(statement, &params).await,
-            Some(Expired { id, version }) => {
-                let free: [Param<'_>; 2] = [(id, Type::TEXT), (version, Type::INT8)];
-                let statements = [(sql::FREE, free.as_slice()), (statement, &params)];
-                lease.transaction(statements).await.map(|[_, rows]| rows)
-            }
-        };
-        drop(lease);
-        self.0.commits.committed(began.elapsed(), 1);
-        let rows = match written {
-            Ok(rows) => rows,
-            Err(Trouble::Conflict) => return Ok(None),
-            Err(trouble) => return Err(trouble.into()),
-        };
-        self.hear(&rows);
-        if !rows.first().is_some_and(|row| row.try_get(1).unwrap_or(false)) {
-            return Ok(None);
-        }
-        self.remember(&record);
-        self.0.watch.tell(&record.id, record.version);
-        self.seal_soon();
-        Ok(Some(record))
+        Ok(written)
     }
 
     fn remember(&self, record: &Record) {

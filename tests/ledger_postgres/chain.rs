@@ -61,7 +61,29 @@ async fn what_was_tampered_with_is_found() {
              UPDATE portcullis.events SET place = 4 WHERE place = -1",
             "event 3 was changed",
         ),
-        ("UPDATE portcullis.events SET place = NULL, hash = NULL WHERE place >= 11", ""),
+        (
+            "WITH gone AS (DELETE FROM portcullis.events WHERE place >= 11 RETURNING *)
+             INSERT INTO portcullis.tail (id, version, state, at, digest)
+             SELECT id, version, state, at, digest FROM gone",
+            "missing between 10 and 13",
+        ),
+        (
+            "DELETE FROM portcullis.pending WHERE id LIKE '%1'",
+            "0001: the lists of what is unsettled",
+        ),
+        (
+            "INSERT INTO portcullis.pending SELECT \"group\", id FROM portcullis.records WHERE id LIKE '%2'",
+            "0002: the lists of what is unsettled",
+        ),
+        (
+            "UPDATE portcullis.pending SET \"group\" = 'g' WHERE id LIKE '%5'",
+            "0005: the lists of what",
+        ),
+        ("DELETE FROM portcullis.unresolved", "0006: the lists of what is unsettled"),
+        (
+            "INSERT INTO portcullis.unresolved VALUES ('op-nothing')",
+            "op-nothing: the lists of what",
+        ),
         ("DELETE FROM portcullis.chain", "ends are gone"),
     ] {
         let database = shared().database();
@@ -94,7 +116,7 @@ async fn what_is_written_is_sealed_by_itself_and_by_replicas_together() {
         assert_eq!(verified.await.unwrap().findings, Vec::<String>::new());
     }
     crate::suite::comes(async {
-        while database.psql("SELECT count(*) FROM portcullis.events WHERE place IS NULL") != "0" {}
+        while database.psql("SELECT count(*) FROM portcullis.tail") != "0" {}
     })
     .await;
     let verified = replicas[0].verify().await.unwrap();

@@ -23,8 +23,11 @@ use super::{
 };
 use crate::ledger::LedgerError;
 
+/// An answer that takes longer tells the time badly.
+const SLOW: Duration = Duration::from_millis(20);
+
 /// Why a statement did not do it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Trouble {
     /// A unique index, or another transaction, says no: somebody was quicker.
     Conflict,
@@ -32,6 +35,8 @@ pub(super) enum Trouble {
     Rights(String),
     /// Something that a statement names is not there.
     Missing(String),
+    /// A value is not one that the database takes.
+    Value(String),
     /// Anything else, for the log.
     Other(String),
 }
@@ -90,9 +95,17 @@ impl Link {
 
     /// The same with another bound: reading all of the ledger takes its time.
     pub async fn lease_for(&self, bound: Duration) -> Result<Lease<'_>, Trouble> {
-        let until = Instant::now() + bound;
-        let client = match timeout_at(Instant::now() + self.bound.min(bound), self.pool.get()).await
-        {
+        let first = self.bound.min(bound);
+        self.take(Instant::now() + first, Instant::now() + bound).await
+    }
+
+    /// The same, for what began before: until that time.
+    pub async fn lease_until(&self, until: Instant) -> Result<Lease<'_>, Trouble> {
+        self.take(until, until).await
+    }
+
+    async fn take(&self, first: Instant, until: Instant) -> Result<Lease<'_>, Trouble> {
+        let client = match timeout_at(first, self.pool.get()).await {
             Ok(Ok(client)) => client,
             Ok(Err(PoolError::Backend(error))) => return Err(self.trouble(&error)),
             Ok(Err(PoolError::Timeout(_))) | Err(_) => {
@@ -114,10 +127,19 @@ impl Link {
         Some(said.saturating_add(as_millis(Instant::now().saturating_duration_since(at))))
     }
 
-    /// What the database says the time is.
-    pub fn heard(&self, now: i64) {
-        let heard = Some((now, Instant::now()));
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = heard;
+    /// What the database says the time is, in answer to what was sent at `sent`. An answer that took long, such as that of
+    /// a slow disk, tells it badly: what agrees with it and was told better stays.
+    pub fn heard(&self, now: i64, sent: Instant) {
+        let received = Instant::now();
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let agrees = clock.is_some_and(|(said, at)| {
+            let at = |then: Instant| said.saturating_add(as_millis(then.duration_since(at)));
+            let slack = as_millis(SLOW);
+            (at(sent) - slack..=at(received) + slack).contains(&now)
+        });
+        if !agrees || received.duration_since(sent) < SLOW {
+            *clock = Some((now, received));
+        }
     }
 
     fn other(&self, why: impl fmt::Display) -> Trouble {
@@ -136,6 +158,10 @@ impl Link {
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Trouble::Rights(words),
             Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN) => {
                 Trouble::Missing(words)
+            }
+            // Data exceptions, and limits such as that of what an index holds.
+            Some(code) if ["22", "54"].iter().any(|class| code.code().starts_with(class)) => {
+                Trouble::Value(words)
             }
             _ => Trouble::Other(words),
         }
@@ -189,15 +215,8 @@ impl Lease<'_> {
         self.judge(answer)
     }
 
-    /// One transaction: its statements are sent together, and each gets its rows.
-    pub async fn transaction<const N: usize>(
-        &mut self,
-        statements: [(&str, &[Param<'_>]); N],
-    ) -> Result<[Vec<Row>; N], Trouble> {
-        self.begin_with(sql::BEGIN, statements, true).await
-    }
-
-    /// The same, and with `commit` false it stays open for what comes after a look at the rows.
+    /// One transaction: its statements are sent together, and each gets its rows. With `commit` false it stays open for
+    /// what comes after a look at the rows.
     pub async fn begin_with<const N: usize>(
         &mut self,
         begin: &str,
@@ -301,9 +320,10 @@ impl From<Trouble> for LedgerError {
             Trouble::Conflict => {
                 Self::Unavailable("PostgreSQL: others were quicker, again and again".to_owned())
             }
-            Trouble::Rights(words) | Trouble::Missing(words) | Trouble::Other(words) => {
-                Self::Unavailable(words)
-            }
+            Trouble::Rights(words)
+            | Trouble::Missing(words)
+            | Trouble::Value(words)
+            | Trouble::Other(words) => Self::Unavailable(words),
         }
     }
 }

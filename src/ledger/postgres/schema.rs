@@ -89,7 +89,9 @@ pub(super) async fn open(link: &Link, backend: &str) -> Result<(), OpenError> {
     let place = link.place();
     let unreachable = |trouble: Trouble| match trouble {
         Trouble::Rights(words) => OpenError::Rights(words),
-        Trouble::Missing(words) | Trouble::Other(words) => OpenError::Unreachable(words),
+        Trouble::Missing(words) | Trouble::Value(words) | Trouble::Other(words) => {
+            OpenError::Unreachable(words)
+        }
         Trouble::Conflict => OpenError::Unreachable(format!("PostgreSQL at {place}: a conflict")),
     };
     let rows = link.rows(sql::SERVER, &[]).await.map_err(unreachable)?;

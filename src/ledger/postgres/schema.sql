@@ -11,52 +11,67 @@ CREATE TABLE portcullis.meta (
     checked bigint
 );
 
+-- No index holds anything that an outcome changes, and room is left on each page: so its update stays on the page and
+-- touches no index.
 CREATE TABLE portcullis.records (
     id text COLLATE "C" PRIMARY KEY,
     scope text NOT NULL,
-    caller text NOT NULL,
+    caller text COLLATE "C" NOT NULL,
     key text,
     -- Of scope, caller and key, as long as the key is taken: it is freed by the intent that wants it after its retention.
     key_hash bytea,
-    "group" text NOT NULL,
-    account text NOT NULL,
-    region text NOT NULL,
+    "group" text COLLATE "C" NOT NULL,
+    account text COLLATE "C" NOT NULL,
+    region text COLLATE "C" NOT NULL,
     state text NOT NULL,
-    unsettled boolean NOT NULL,
     fence bigint NOT NULL,
     version bigint NOT NULL,
     created bigint NOT NULL,
     held_until bigint NOT NULL,
     settled bigint,
-    key_until bigint,
     record text NOT NULL
-);
+) WITH (fillfactor = 50);
 CREATE UNIQUE INDEX records_key ON portcullis.records (key_hash) WHERE key_hash IS NOT NULL;
-CREATE UNIQUE INDEX records_unsettled ON portcullis.records ("group") WHERE unsettled;
-CREATE INDEX records_held ON portcullis.records (held_until) WHERE unsettled;
-CREATE INDEX records_settled ON portcullis.records (settled) WHERE settled IS NOT NULL;
--- For people: what waits for one of them, and who asks for what.
-CREATE INDEX records_unresolved ON portcullis.records (id) WHERE state = 'UNRESOLVED';
+-- For people: who asks for what.
 CREATE INDEX records_caller ON portcullis.records (left(caller, 256), id);
 CREATE INDEX records_group ON portcullis.records ("group", id);
 CREATE INDEX records_target ON portcullis.records (account, region, id);
+-- For them, and for the sweep: what is settled was created before.
 CREATE INDEX records_created ON portcullis.records (created);
 
--- One row for each write of a record, appended in its transaction. The chain is sealed later, in batches.
-CREATE TABLE portcullis.events (
-    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+-- The unsettled record of each group: no replica can begin a second one.
+CREATE TABLE portcullis.pending (
+    "group" text COLLATE "C" PRIMARY KEY,
+    id text COLLATE "C" NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- What waits for people.
+CREATE TABLE portcullis.unresolved (
+    id text COLLATE "C" PRIMARY KEY
+);
+
+-- One row for each write of a record, appended in its transaction, until it is sealed.
+CREATE TABLE portcullis.tail (
+    seq bigint GENERATED ALWAYS AS IDENTITY,
     id text COLLATE "C" NOT NULL,
     version bigint NOT NULL,
     state text NOT NULL,
     at bigint NOT NULL,
     -- SHA-256 of the record's text.
+    digest bytea NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- The chain: what was sealed, never changed again.
+CREATE TABLE portcullis.events (
+    place bigint PRIMARY KEY,
+    id text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    state text NOT NULL,
+    at bigint NOT NULL,
     digest bytea NOT NULL,
-    place bigint,
-    hash bytea
+    hash bytea NOT NULL
 );
-CREATE INDEX events_id ON portcullis.events (id, seq);
-CREATE INDEX events_unsealed ON portcullis.events (seq) WHERE place IS NULL;
-CREATE UNIQUE INDEX events_place ON portcullis.events (place) WHERE place IS NOT NULL;
+CREATE INDEX events_id ON portcullis.events (id, place);
 
 -- Where the chain ends, and where what is kept of it begins.
 CREATE TABLE portcullis.chain (
@@ -97,56 +112,67 @@ BEGIN
     RETURN portcullis.now_ms();
 END $$;
 
--- Writes a new record with its event, unless something stands against it or p_at is more than p_tolerance from now.
-CREATE FUNCTION portcullis.insert_record(p_id text, p_scope text, p_caller text, p_key text, p_group text,
-    p_account text, p_region text, p_state text, p_unsettled boolean, p_fence bigint, p_version bigint,
-    p_created bigint, p_held_until bigint, p_settled bigint, p_key_until bigint, p_record text, p_digest bytea,
-    p_at bigint, p_tolerance bigint, p_key_hash bytea, OUT at_now bigint, OUT done boolean)
+-- Writes records with their events, each unless something stands against it: the time that it was made for is more than
+-- its tolerance from now, its group has an unsettled record, its id or key is taken, its version is not the one that was
+-- read. Returns the time, then for each whether it was written. Those that were not leave nothing.
+CREATE FUNCTION portcullis.write(p_id text[], p_scope text[], p_caller text[], p_key text[], p_group text[],
+    p_account text[], p_region text[], p_state text[], p_fence bigint[], p_version bigint[], p_created bigint[],
+    p_held_until bigint[], p_settled bigint[], p_record text[], p_digest bytea[], p_at bigint[], p_tolerance bigint[],
+    p_key_hash bytea[], p_step text[], p_read bigint[], p_frees text[], p_frees_version bigint[]) RETURNS bigint[]
 LANGUAGE plpgsql AS $$
+DECLARE
+    at_now bigint := portcullis.durable();
+    done bigint[] := '{}';
+    good boolean;
+    w record;
 BEGIN
-    at_now := portcullis.durable();
-    done := false;
-    IF abs(at_now - p_at) > p_tolerance THEN
-        RETURN;
-    END IF;
-    -- An unsettled one is refused by the index.
-    IF NOT p_unsettled AND EXISTS (SELECT FROM portcullis.records WHERE "group" = p_group AND unsettled) THEN
-        RETURN;
-    END IF;
-    INSERT INTO portcullis.records (id, scope, caller, key, "group", account, region, state, unsettled, fence,
-        version, created, held_until, settled, key_until, record, key_hash)
-    VALUES (p_id, p_scope, p_caller, p_key, p_group, p_account, p_region, p_state, p_unsettled, p_fence,
-        p_version, p_created, p_held_until, p_settled, p_key_until, p_record, p_key_hash)
-    ON CONFLICT DO NOTHING;
-    done := FOUND;
-    IF done THEN
-        INSERT INTO portcullis.events (id, version, state, at, digest)
-        VALUES (p_id, p_version, p_state, p_at, p_digest);
-    END IF;
-END $$;
-
--- Writes a record over the version that was read, with its event. Without a hash the key is as it was.
-CREATE FUNCTION portcullis.update_record(p_id text, p_scope text, p_caller text, p_key text, p_group text,
-    p_account text, p_region text, p_state text, p_unsettled boolean, p_fence bigint, p_version bigint,
-    p_created bigint, p_held_until bigint, p_settled bigint, p_key_until bigint, p_record text, p_digest bytea,
-    p_at bigint, p_tolerance bigint, p_key_hash bytea, p_read bigint, OUT at_now bigint, OUT done boolean)
-LANGUAGE plpgsql AS $$
-BEGIN
-    at_now := portcullis.durable();
-    done := false;
-    IF abs(at_now - p_at) > p_tolerance THEN
-        RETURN;
-    END IF;
-    UPDATE portcullis.records SET scope = p_scope, caller = p_caller, key = p_key, "group" = p_group,
-        account = p_account, region = p_region, state = p_state, unsettled = p_unsettled, fence = p_fence,
-        version = p_version, created = p_created, held_until = p_held_until, settled = p_settled,
-        key_until = p_key_until, record = p_record, key_hash = coalesce(p_key_hash, key_hash)
-    WHERE id = p_id AND version = p_read;
-    done := FOUND;
-    IF done THEN
-        INSERT INTO portcullis.events (id, version, state, at, digest)
-        VALUES (p_id, p_version, p_state, p_at, p_digest);
-    END IF;
+    FOR w IN SELECT * FROM unnest(p_id, p_scope, p_caller, p_key, p_group, p_account, p_region, p_state, p_fence,
+        p_version, p_created, p_held_until, p_settled, p_record, p_at, p_tolerance, p_key_hash, p_step, p_read,
+        p_frees, p_frees_version) AS t (id, scope, caller, key, "group", account, region, state, fence, version,
+        created, held_until, settled, record, at, tolerance, key_hash, step, read, frees, frees_version)
+    LOOP
+        good := abs(at_now - w.at) <= w.tolerance;
+        IF good AND w.step = 'opens' THEN
+            INSERT INTO portcullis.pending ("group", id) VALUES (w."group", w.id) ON CONFLICT DO NOTHING;
+            good := FOUND;
+        ELSIF good AND w.step = 'born settled' THEN
+            good := NOT EXISTS (SELECT FROM portcullis.pending WHERE "group" = w."group");
+        END IF;
+        IF good THEN
+            IF w.frees IS NOT NULL THEN
+                UPDATE portcullis.records SET key_hash = NULL WHERE id = w.frees AND version = w.frees_version;
+            END IF;
+            IF w.read IS NULL THEN
+                INSERT INTO portcullis.records (id, scope, caller, key, key_hash, "group", account, region, state,
+                    fence, version, created, held_until, settled, record)
+                VALUES (w.id, w.scope, w.caller, w.key, w.key_hash, w."group", w.account, w.region, w.state,
+                    w.fence, w.version, w.created, w.held_until, w.settled, w.record)
+                ON CONFLICT DO NOTHING;
+            ELSE
+                -- Without a hash the key is as it was.
+                UPDATE portcullis.records SET scope = w.scope, caller = w.caller, key = w.key,
+                    key_hash = coalesce(w.key_hash, key_hash), "group" = w."group", account = w.account,
+                    region = w.region, state = w.state, fence = w.fence, version = w.version, created = w.created,
+                    held_until = w.held_until, settled = w.settled, record = w.record
+                WHERE id = w.id AND version = w.read;
+            END IF;
+            good := FOUND;
+            IF w.step = 'closes' AND good OR w.step = 'opens' AND NOT good THEN
+                DELETE FROM portcullis.pending WHERE "group" = w."group" AND id = w.id;
+            ELSIF w.step = 'waits' AND good THEN
+                DELETE FROM portcullis.pending WHERE "group" = w."group" AND id = w.id;
+                INSERT INTO portcullis.unresolved (id) VALUES (w.id) ON CONFLICT DO NOTHING;
+            ELSIF w.step = 'decided' AND good THEN
+                DELETE FROM portcullis.unresolved WHERE id = w.id;
+            END IF;
+        END IF;
+        done := done || good::int::bigint;
+    END LOOP;
+    INSERT INTO portcullis.tail (id, version, state, at, digest)
+    SELECT t.id, t.version, t.state, t.at, t.digest
+    FROM unnest(p_id, p_version, p_state, p_at, p_digest, done) AS t (id, version, state, at, digest, done)
+    WHERE t.done = 1;
+    RETURN at_now || done;
 END $$;
 
 -- What concerns a call: the record with an id, the one with a key, the unsettled one of a group.
@@ -162,8 +188,75 @@ BEGIN
         SELECT record INTO held FROM portcullis.records WHERE key_hash = p_key_hash;
     END IF;
     IF p_group IS NOT NULL THEN
-        SELECT record INTO busy FROM portcullis.records WHERE "group" = p_group AND unsettled;
+        SELECT record INTO busy FROM portcullis.records
+        WHERE id = (SELECT id FROM portcullis.pending WHERE "group" = p_group);
     END IF;
+END $$;
+
+-- Seals what is not sealed yet, at most p_most events, unless somebody else is at it: each gets its place behind the
+-- chain's end, and the hash over itself and the one before. As Event::hash in chain.rs. Returns how many.
+CREATE FUNCTION portcullis.seal(p_most bigint, OUT sealed bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    c portcullis.chain;
+    e record;
+    e_id bytea;
+    e_state bytea;
+BEGIN
+    PERFORM portcullis.durable();
+    sealed := 0;
+    SELECT * INTO c FROM portcullis.chain FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    FOR e IN WITH gone AS (
+            DELETE FROM portcullis.tail WHERE ctid = ANY (ARRAY (
+                SELECT t.ctid FROM portcullis.tail t ORDER BY t.seq LIMIT p_most))
+            RETURNING *)
+        SELECT * FROM gone ORDER BY seq
+    LOOP
+        sealed := sealed + 1;
+        c.head_place := c.head_place + 1;
+        e_id := convert_to(e.id, 'UTF8');
+        e_state := convert_to(e.state, 'UTF8');
+        c.head_hash := sha256(int8send(length(c.head_hash)) || c.head_hash || int8send(length(e_id)) || e_id
+            || int8send(length(e_state)) || e_state || int8send(length(e.digest)) || e.digest
+            || int8send(c.head_place) || int8send(e.version) || int8send(e.at));
+        INSERT INTO portcullis.events (place, id, version, state, at, digest, hash)
+        VALUES (c.head_place, e.id, e.version, e.state, e.at, e.digest, c.head_hash);
+    END LOOP;
+    IF sealed > 0 THEN
+        UPDATE portcullis.chain SET head_place = c.head_place, head_hash = c.head_hash;
+    END IF;
+END $$;
+
+-- Cuts the chain's beginning, unless somebody else is at it: at most p_most events, none younger than p_age, and keeps
+-- the hash it is cut at. The last events of records that are still here are said again first. Returns how many went.
+CREATE FUNCTION portcullis.cut(p_age bigint, p_most bigint, OUT gone bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    at_now bigint := portcullis.durable();
+    c portcullis.chain;
+    last bigint;
+BEGIN
+    gone := 0;
+    SELECT * INTO c FROM portcullis.chain FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    SELECT least(c.anchor_place + p_most, c.head_place, min(e.place) - 1) INTO last FROM portcullis.events e
+    WHERE e.place > c.anchor_place AND e.place <= c.anchor_place + p_most AND e.at > at_now - p_age;
+    IF last <= c.anchor_place THEN
+        RETURN;
+    END IF;
+    INSERT INTO portcullis.tail (id, version, state, at, digest)
+    SELECT e.id, e.version, e.state, at_now, e.digest FROM portcullis.events e
+    JOIN portcullis.records r ON r.id = e.id AND r.version = e.version
+    WHERE e.place > c.anchor_place AND e.place <= last
+        AND NOT EXISTS (SELECT FROM portcullis.events l WHERE l.id = e.id AND l.place > e.place)
+        AND NOT EXISTS (SELECT FROM portcullis.tail l WHERE l.id = e.id);
+    UPDATE portcullis.chain SET anchor_place = last,
+        anchor_hash = (SELECT e.hash FROM portcullis.events e WHERE e.place = last);
+    DELETE FROM portcullis.events e WHERE e.place <= last;
+    GET DIAGNOSTICS gone = ROW_COUNT;
 END $$;
 
 -- Enters the line of a group, or stays in it: the ticket's place, from 1. Null: the line is full. Tickets whose lease

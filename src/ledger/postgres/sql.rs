@@ -1,7 +1,7 @@
 //! All SQL but the functions that it calls (`schema.sql`), and how a record becomes columns.
 //!
-//! Every move is one statement, so one round trip and no transaction that a paused replica could keep open: a record
-//! is read, moved by the pure functions, and written if its version is still the one that was read. Statements have no
+//! Moves are written by one statement, so one round trip and no transaction that a paused replica could keep open: a
+//! record is read, moved by the pure functions, and written if its version is still the one that was read. Statements have no
 //! name and sessions no state: PgBouncer may give each to another connection.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,29 +12,16 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use crate::ledger::{Filter, Intent, LedgerError, Record, Terms, record::to_millis};
+use crate::ledger::{Filter, Intent, LedgerError, Record, record::to_millis};
 
 /// What a parameter is.
 pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// Parameters: [`Columns`], then $18 the time that was taken, $19 by how much it may be wrong, $20 the key's hash.
-pub(super) const INSERT: &str =
-    "SELECT at_now, done FROM portcullis.insert_record($1, $2, $3, $4, $5, $6, $7, $8, $9,
-    $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+/// Writes records: `writer.rs` has the parameters. Rows: the time, then 1 for each that was written and 0 for the others.
+pub(super) const WRITE: &str = "SELECT portcullis.write($1, $2, $3, $4, $5, $6, $7, $8, $9,
+    $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
 
-/// Parameters: as for [`INSERT`], where no hash leaves the key as it is; $21 the version that was read.
-pub(super) const UPDATE: &str =
-    "SELECT at_now, done FROM portcullis.update_record($1, $2, $3, $4, $5, $6, $7, $8, $9,
-    $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
-
-/// Frees a key. Parameters: the record that has it, its version.
-pub(super) const FREE: &str =
-    "UPDATE portcullis.records SET key_hash = NULL WHERE id = $1 AND version = $2";
-
-/// A transaction of several statements, which are sent together.
-pub(super) const BEGIN: &str =
-    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 2000; SET LOCAL statement_timeout = 20000;
-    SET LOCAL idle_in_transaction_session_timeout = 5000";
+/// The end of a transaction that was begun with [`BEGIN_READING`] or [`BEGIN_MAKING`].
 pub(super) const COMMIT: &str = "COMMIT";
 
 /// What concerns a call. Parameters: an id, the key's hash, the group.
@@ -46,7 +33,9 @@ pub(super) const VERSIONS: &str = "SELECT id, version FROM portcullis.records WH
 /// Each condition is folded away where its parameter is null: the statement is planned with its parameters.
 pub(super) const LIST: &str = "SELECT record FROM portcullis.records
     WHERE ($1 IS NULL OR id = $1)
-        AND ($2 IS NULL OR state = ANY($2)) AND (NOT $3 OR unsettled) AND (NOT $4 OR state = 'UNRESOLVED')
+        AND ($2 IS NULL OR state = ANY($2))
+        AND (NOT $3 OR id = ANY(ARRAY(SELECT p.id FROM portcullis.pending p)))
+        AND (NOT $4 OR id = ANY(ARRAY(SELECT u.id FROM portcullis.unresolved u)))
         AND ($5 IS NULL OR (left(caller, 256) = left($5, 256) AND caller = $5))
         AND ($6 IS NULL OR key = $6)
         AND ($7 IS NULL OR \"group\" = $7)
@@ -56,15 +45,17 @@ pub(super) const LIST: &str = "SELECT record FROM portcullis.records
         AND ($13 IS NULL OR id < $13)
     ORDER BY id DESC LIMIT $14";
 
-/// Parameters: the retention, the most. What went leaves an event.
+/// Parameters: the retention, the most. What went leaves an event. What is looked at was created before the retention:
+/// beside what goes, only the few that were not settled by then.
 pub(super) const SWEEP: &str = "WITH durable AS MATERIALIZED (SELECT portcullis.durable() AS now),
     gone AS (
         DELETE FROM portcullis.records WHERE id IN (
-            SELECT id FROM portcullis.records WHERE settled <= (SELECT now FROM durable) - $1
-            ORDER BY settled LIMIT $2 FOR UPDATE SKIP LOCKED)
+            SELECT id FROM portcullis.records WHERE created <= (SELECT now FROM durable) - $1
+                AND settled <= (SELECT now FROM durable) - $1
+            ORDER BY created LIMIT $2 FOR UPDATE SKIP LOCKED)
         RETURNING id, version),
     event AS (
-        INSERT INTO portcullis.events (id, version, state, at, digest)
+        INSERT INTO portcullis.tail (id, version, state, at, digest)
         SELECT gone.id, gone.version, 'SWEPT', now, '\\x' FROM gone, durable)
     SELECT count(*) FROM gone";
 
@@ -91,46 +82,11 @@ pub(super) const ENTER: &str = "SELECT place FROM portcullis.enter($1, $2, $3, $
 /// Leaves the line. Parameters: the group, the ticket.
 pub(super) const LEAVE: &str = "SELECT FROM portcullis.leave($1, $2)";
 
-/// The end of the chain, if nobody else seals it now.
-pub(super) const HEAD: &str =
-    "SELECT head_place, head_hash FROM portcullis.chain FOR UPDATE SKIP LOCKED";
+/// Seals. Parameter: the most events. How many there were.
+pub(super) const SEAL: &str = "SELECT portcullis.seal($1)";
 
-/// What is to be sealed. Parameter: the most.
-pub(super) const UNSEALED: &str =
-    "SELECT seq, id, version, state, at, digest FROM portcullis.events
-    WHERE place IS NULL ORDER BY seq LIMIT $1";
-
-/// Parameters: the numbers of the events, their places and hashes.
-pub(super) const SEAL: &str = "UPDATE portcullis.events e SET place = s.place, hash = s.hash
-    FROM unnest($1::bigint[], $2::bigint[], $3::bytea[]) AS s (seq, place, hash) WHERE e.seq = s.seq";
-
-/// Parameters: the new end's place and hash.
-pub(super) const NEW_HEAD: &str = "UPDATE portcullis.chain SET head_place = $1, head_hash = $2";
-
-/// Events of records that are still here, and so old that the chain will be cut behind them: they are said again.
-/// Parameters: the retention, the most events.
-pub(super) const SAY_AGAIN: &str = "INSERT INTO portcullis.events (id, version, state, at, digest)
-    SELECT e.id, e.version, e.state, portcullis.now_ms(), e.digest FROM portcullis.events e
-    JOIN portcullis.chain c ON e.place > c.anchor_place AND e.place <= c.anchor_place + $2
-    JOIN portcullis.records r ON r.id = e.id AND r.version = e.version
-    WHERE e.at <= (SELECT portcullis.now_ms()) - $1
-        AND NOT EXISTS (SELECT FROM portcullis.events later WHERE later.id = e.id AND later.seq > e.seq)";
-
-/// Cuts the chain's beginning: at most $2 events, none younger than the retention $1, and keeps the hash it is cut at.
-pub(super) const CUT: &str = "WITH young AS (
-        SELECT min(e.place) AS place FROM portcullis.events e JOIN portcullis.chain c
-            ON e.place > c.anchor_place AND e.place <= c.anchor_place + $2
-        WHERE e.at > (SELECT portcullis.now_ms()) - $1),
-    cut AS (
-        SELECT least(c.anchor_place + $2, c.head_place, young.place - 1) AS place
-        FROM portcullis.chain c, young),
-    anchor AS (
-        UPDATE portcullis.chain c SET anchor_place = e.place, anchor_hash = e.hash
-        FROM portcullis.events e JOIN cut ON e.place = cut.place WHERE e.place > c.anchor_place
-        RETURNING c.anchor_place),
-    gone AS (
-        DELETE FROM portcullis.events WHERE place <= (SELECT anchor_place FROM anchor) RETURNING 1)
-    SELECT count(*) FROM gone";
+/// Cuts the chain's beginning. Parameters: the retention, the most events. How many went.
+pub(super) const CUT: &str = "SELECT portcullis.cut($1, $2)";
 
 /// One picture of everything, however long it takes to look at.
 pub(super) const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
@@ -138,24 +94,40 @@ pub(super) const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ RE
 
 /// The chain's ends.
 pub(super) const CHAIN: &str = "SELECT anchor_place, anchor_hash, head_place, head_hash,
-    (SELECT count(*) FROM portcullis.events WHERE place IS NULL) FROM portcullis.chain";
+    (SELECT count(*) FROM portcullis.tail) FROM portcullis.chain";
 
 /// A page of the chain. Parameters: after which place, the most.
 pub(super) const SEALED: &str =
     "SELECT place, hash, id, version, state, at, digest FROM portcullis.events
     WHERE place > $1 ORDER BY place LIMIT $2";
 
-/// A page of records with their last events. Parameters: after which id, the most.
+/// A page of records with their last events, sealed or not. Parameters: after which id, the most.
 pub(super) const PROVEN: &str = "SELECT r.record, r.id, r.scope, r.caller, r.key, r.\"group\", r.account, r.region,
-        r.state, r.unsettled, r.fence, r.version, r.created, r.held_until, r.settled, r.key_until, e.version, e.digest
+        r.state, r.fence, r.version, r.created, r.held_until, r.settled,
+        coalesce(t.version, e.version), coalesce(t.digest, e.digest)
     FROM portcullis.records r
-    LEFT JOIN LATERAL (SELECT version, digest FROM portcullis.events WHERE id = r.id ORDER BY seq DESC LIMIT 1) e ON true
+    LEFT JOIN (SELECT DISTINCT ON (id) id, version, digest FROM portcullis.tail ORDER BY id, seq DESC) t ON t.id = r.id
+    LEFT JOIN LATERAL (SELECT version, digest FROM portcullis.events WHERE id = r.id ORDER BY place DESC LIMIT 1) e ON true
     WHERE r.id > $1 ORDER BY r.id LIMIT $2";
 
 /// Records that have events and are gone without having been swept. Parameter: the most.
-pub(super) const LOST: &str = "SELECT DISTINCT e.id FROM portcullis.events e
+pub(super) const LOST: &str = "SELECT DISTINCT e.id
+    FROM (SELECT id FROM portcullis.events UNION ALL SELECT id FROM portcullis.tail) e
     WHERE NOT EXISTS (SELECT FROM portcullis.records r WHERE r.id = e.id)
         AND NOT EXISTS (SELECT FROM portcullis.events s WHERE s.id = e.id AND s.state = 'SWEPT')
+        AND NOT EXISTS (SELECT FROM portcullis.tail s WHERE s.id = e.id AND s.state = 'SWEPT')
+    LIMIT $1";
+
+/// Records that are unsettled and do not stand for their group, or do not wait for people although nobody else can tell;
+/// and the other way round. Parameter: the most.
+pub(super) const ASTRAY: &str = "SELECT coalesce(r.id, p.id)
+    FROM (SELECT id, \"group\" FROM portcullis.records WHERE state IN ('IN_PROGRESS', 'IN_DOUBT')) r
+    FULL JOIN portcullis.pending p ON p.id = r.id AND p.\"group\" = r.\"group\"
+    WHERE r.id IS NULL OR p.id IS NULL
+    UNION ALL SELECT coalesce(r.id, u.id)
+    FROM (SELECT id FROM portcullis.records WHERE state = 'UNRESOLVED') r
+    FULL JOIN portcullis.unresolved u ON u.id = r.id
+    WHERE r.id IS NULL OR u.id IS NULL
     LIMIT $1";
 
 /// Records in order. Parameters: after which id, the most.
@@ -191,7 +163,8 @@ pub(super) const META: &str = "SELECT schema_version, backend FROM portcullis.me
 
 /// What the role may not do, of all that it has to.
 pub(super) const LACKING: &str = "SELECT string_agg(may || ' on portcullis.' || name, ', ')
-    FROM unnest(ARRAY['records', 'events', 'turns', 'replicas', 'budget', 'budget_held']) AS t (name),
+    FROM unnest(ARRAY['records', 'pending', 'unresolved', 'tail', 'events', 'turns', 'replicas', 'budget',
+        'budget_held']) AS t (name),
         unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS m (may)
     WHERE NOT has_table_privilege('portcullis.' || name, may)
         OR NOT has_table_privilege('portcullis.meta', 'UPDATE')
@@ -208,19 +181,17 @@ pub(super) struct Columns {
     pub account: String,
     pub region: String,
     pub state: &'static str,
-    pub unsettled: bool,
     pub fence: i64,
     pub version: i64,
     pub created: i64,
     pub held_until: i64,
     pub settled: Option<i64>,
-    pub key_until: Option<i64>,
     pub record: String,
     pub digest: Vec<u8>,
 }
 
 impl Columns {
-    pub fn of(record: &Record, terms: &Terms) -> Result<Self, LedgerError> {
+    pub fn of(record: &Record) -> Result<Self, LedgerError> {
         let text = serde_json::to_string(record)
             .map_err(|error| LedgerError::Forbidden(format!("{}: {error}", record.id)))?;
         let number = |number: u64| {
@@ -235,19 +206,17 @@ impl Columns {
             account: storable(&record.account),
             region: storable(&record.region),
             state: record.state.as_str(),
-            unsettled: record.state.is_unsettled(),
             fence: number(record.fence)?,
             version: number(record.version)?,
             created: millis(record.created_at),
             held_until: millis(record.held_until),
             settled: record.settled_at.map(millis),
-            key_until: record.key_ends(terms.key_retention).map(millis),
             digest: Sha256::digest(&text).to_vec(),
             record: text,
         })
     }
 
-    /// Whether a row of [`PROVEN`] has the same. When the key ends is by the retention of the time of writing.
+    /// Whether a row of [`PROVEN`] has the same.
     pub fn are_in(&self, row: &Row) -> Result<bool, Error> {
         let texts = [&self.id, &self.scope, &self.caller];
         let more = [&self.group, &self.account, &self.region];
@@ -257,7 +226,7 @@ impl Columns {
             }
         }
         for (at, number) in
-            [(10, self.fence), (11, self.version), (12, self.created), (13, self.held_until)]
+            [(9, self.fence), (10, self.version), (11, self.created), (12, self.held_until)]
         {
             if row.try_get::<_, i64>(at)? != number {
                 return Ok(false);
@@ -265,30 +234,7 @@ impl Columns {
         }
         Ok(row.try_get::<_, Option<&str>>(4)? == self.key.as_deref()
             && row.try_get::<_, &str>(8)? == self.state
-            && row.try_get::<_, bool>(9)? == self.unsettled
-            && row.try_get::<_, Option<i64>>(14)? == self.settled)
-    }
-
-    pub fn params(&self) -> Vec<Param<'_>> {
-        vec![
-            (&self.id, Type::TEXT),
-            (&self.scope, Type::TEXT),
-            (&self.caller, Type::TEXT),
-            (&self.key, Type::TEXT),
-            (&self.group, Type::TEXT),
-            (&self.account, Type::TEXT),
-            (&self.region, Type::TEXT),
-            (&self.state, Type::TEXT),
-            (&self.unsettled, Type::BOOL),
-            (&self.fence, Type::INT8),
-            (&self.version, Type::INT8),
-            (&self.created, Type::INT8),
-            (&self.held_until, Type::INT8),
-            (&self.settled, Type::INT8),
-            (&self.key_until, Type::INT8),
-            (&self.record, Type::TEXT),
-            (&self.digest, Type::BYTEA),
-        ]
+            && row.try_get::<_, Option<i64>>(13)? == self.settled)
     }
 }
 

@@ -168,9 +168,12 @@ impl Watch {
                 Ok(found) => found.get(id).map_or(Seen::Gone, |version| Seen::Version(*version)),
                 // The database may be back before the caller has to give up.
                 Err(_) if failing.is_some_and(|since| now < since + patience) => continue,
-                Err(Trouble::Other(words) | Trouble::Rights(words) | Trouble::Missing(words)) => {
-                    Seen::Failed(words.clone())
-                }
+                Err(
+                    Trouble::Other(words)
+                    | Trouble::Rights(words)
+                    | Trouble::Missing(words)
+                    | Trouble::Value(words),
+                ) => Seen::Failed(words.clone()),
                 Err(Trouble::Conflict) => continue,
             };
             watched.seen.send_replace(seen);
