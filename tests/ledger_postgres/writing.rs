@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How many transactions a replica has under way at once.
-const LINES: u64 = 4;
+const LINES: u64 = 2;
 
 /// Nobody writes while it is held, and who waits for it is patient.
 async fn locks(database: &Database<'_>) -> Client {

@@ -196,6 +196,10 @@ DECLARE
 BEGIN
     PERFORM portcullis.durable();
     sealed := 0;
+    -- Nothing to do writes nothing.
+    IF NOT EXISTS (SELECT FROM portcullis.tail) THEN
+        RETURN;
+    END IF;
     SELECT * INTO c FROM portcullis.chain FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN;

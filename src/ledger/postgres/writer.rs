@@ -13,6 +13,7 @@ use std::{
 
 use tokio::{
     sync::oneshot,
+    task::yield_now,
     time::{Instant, timeout_at},
 };
 use tokio_postgres::types::{ToSql, Type};
@@ -28,7 +29,7 @@ use crate::{
 
 /// How many transactions are under way: some compute while others wait for the disk, which the server then writes once for
 /// all that have come so far.
-const LINES: usize = 4;
+const LINES: usize = 2;
 
 /// The most writes of one transaction: bounds how long the first one waits.
 const MAX_BATCH: usize = 128;
@@ -224,6 +225,8 @@ impl Line {
                 return;
             }
             self.0.commit(jobs).await;
+            // Those who were answered may have more to write: together rather than one after the other.
+            yield_now().await;
         }
     }
 }
