@@ -165,6 +165,8 @@ async fn commits_wait_for_the_disk_and_turns_do_not() {
         write(&ledger, &intent(n)).await;
         assert_eq!(flushed(), "t", "the intent's commit did not wait");
     }
+    // What seals the intents waits for the disk, too.
+    comes(async { while database.psql("SELECT count(*) FROM portcullis.tail") != "0" {} }).await;
     let end = || database.psql("SELECT pg_current_wal_flush_lsn()");
     database.psql(lag);
     let before = end();

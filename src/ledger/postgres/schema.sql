@@ -112,67 +112,59 @@ BEGIN
     RETURN portcullis.now_ms();
 END $$;
 
--- Writes records with their events, each unless something stands against it: the time that it was made for is more than
--- its tolerance from now, its group has an unsettled record, its id or key is taken, its version is not the one that was
--- read. Returns the time, then for each whether it was written. Those that were not leave nothing.
-CREATE FUNCTION portcullis.write(p_id text[], p_scope text[], p_caller text[], p_key text[], p_group text[],
-    p_account text[], p_region text[], p_state text[], p_fence bigint[], p_version bigint[], p_created bigint[],
-    p_held_until bigint[], p_settled bigint[], p_record text[], p_digest bytea[], p_at bigint[], p_tolerance bigint[],
-    p_key_hash bytea[], p_step text[], p_read bigint[], p_frees text[], p_frees_version bigint[]) RETURNS bigint[]
+-- Writes a record with its event, unless something stands against it: the time that it was made for is more than
+-- p_tolerance from now, its group has an unsettled record, its id or key is taken, its version is not the one that was
+-- read. Says whether it was written; if not, it leaves nothing. Several in one statement see each other.
+CREATE FUNCTION portcullis.put(p_now bigint, p_id text, p_scope text, p_caller text, p_key text, p_group text,
+    p_account text, p_region text, p_state text, p_fence bigint, p_version bigint, p_created bigint,
+    p_held_until bigint, p_settled bigint, p_record text, p_digest bytea, p_at bigint, p_tolerance bigint,
+    p_key_hash bytea, p_step text, p_read bigint, p_frees text, p_frees_version bigint) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
-    at_now bigint := portcullis.durable();
-    done bigint[] := '{}';
-    good boolean;
-    w record;
+    done boolean;
 BEGIN
-    FOR w IN SELECT * FROM unnest(p_id, p_scope, p_caller, p_key, p_group, p_account, p_region, p_state, p_fence,
-        p_version, p_created, p_held_until, p_settled, p_record, p_at, p_tolerance, p_key_hash, p_step, p_read,
-        p_frees, p_frees_version) AS t (id, scope, caller, key, "group", account, region, state, fence, version,
-        created, held_until, settled, record, at, tolerance, key_hash, step, read, frees, frees_version)
-    LOOP
-        good := abs(at_now - w.at) <= w.tolerance;
-        IF good AND w.step = 'opens' THEN
-            INSERT INTO portcullis.pending ("group", id) VALUES (w."group", w.id) ON CONFLICT DO NOTHING;
-            good := FOUND;
-        ELSIF good AND w.step = 'born settled' THEN
-            good := NOT EXISTS (SELECT FROM portcullis.pending WHERE "group" = w."group");
+    IF abs(p_now - p_at) > p_tolerance THEN
+        RETURN false;
+    END IF;
+    IF p_step = 'opens' THEN
+        INSERT INTO portcullis.pending ("group", id) VALUES (p_group, p_id) ON CONFLICT DO NOTHING;
+        IF NOT FOUND THEN
+            RETURN false;
         END IF;
-        IF good THEN
-            IF w.frees IS NOT NULL THEN
-                UPDATE portcullis.records SET key_hash = NULL WHERE id = w.frees AND version = w.frees_version;
-            END IF;
-            IF w.read IS NULL THEN
-                INSERT INTO portcullis.records (id, scope, caller, key, key_hash, "group", account, region, state,
-                    fence, version, created, held_until, settled, record)
-                VALUES (w.id, w.scope, w.caller, w.key, w.key_hash, w."group", w.account, w.region, w.state,
-                    w.fence, w.version, w.created, w.held_until, w.settled, w.record)
-                ON CONFLICT DO NOTHING;
-            ELSE
-                -- Without a hash the key is as it was.
-                UPDATE portcullis.records SET scope = w.scope, caller = w.caller, key = w.key,
-                    key_hash = coalesce(w.key_hash, key_hash), "group" = w."group", account = w.account,
-                    region = w.region, state = w.state, fence = w.fence, version = w.version, created = w.created,
-                    held_until = w.held_until, settled = w.settled, record = w.record
-                WHERE id = w.id AND version = w.read;
-            END IF;
-            good := FOUND;
-            IF w.step = 'closes' AND good OR w.step = 'opens' AND NOT good THEN
-                DELETE FROM portcullis.pending WHERE "group" = w."group" AND id = w.id;
-            ELSIF w.step = 'waits' AND good THEN
-                DELETE FROM portcullis.pending WHERE "group" = w."group" AND id = w.id;
-                INSERT INTO portcullis.unresolved (id) VALUES (w.id) ON CONFLICT DO NOTHING;
-            ELSIF w.step = 'decided' AND good THEN
-                DELETE FROM portcullis.unresolved WHERE id = w.id;
-            END IF;
-        END IF;
-        done := done || good::int::bigint;
-    END LOOP;
-    INSERT INTO portcullis.tail (id, version, state, at, digest)
-    SELECT t.id, t.version, t.state, t.at, t.digest
-    FROM unnest(p_id, p_version, p_state, p_at, p_digest, done) AS t (id, version, state, at, digest, done)
-    WHERE t.done = 1;
-    RETURN at_now || done;
+    ELSIF p_step = 'born settled' AND EXISTS (SELECT FROM portcullis.pending WHERE "group" = p_group) THEN
+        RETURN false;
+    END IF;
+    IF p_frees IS NOT NULL THEN
+        UPDATE portcullis.records SET key_hash = NULL WHERE id = p_frees AND version = p_frees_version;
+    END IF;
+    IF p_read IS NULL THEN
+        INSERT INTO portcullis.records (id, scope, caller, key, key_hash, "group", account, region, state, fence,
+            version, created, held_until, settled, record)
+        VALUES (p_id, p_scope, p_caller, p_key, p_key_hash, p_group, p_account, p_region, p_state, p_fence,
+            p_version, p_created, p_held_until, p_settled, p_record)
+        ON CONFLICT DO NOTHING;
+    ELSE
+        -- Without a hash the key is as it was.
+        UPDATE portcullis.records SET scope = p_scope, caller = p_caller, key = p_key,
+            key_hash = coalesce(p_key_hash, key_hash), "group" = p_group, account = p_account, region = p_region,
+            state = p_state, fence = p_fence, version = p_version, created = p_created,
+            held_until = p_held_until, settled = p_settled, record = p_record
+        WHERE id = p_id AND version = p_read;
+    END IF;
+    done := FOUND;
+    IF p_step = 'closes' AND done OR p_step = 'opens' AND NOT done THEN
+        DELETE FROM portcullis.pending WHERE "group" = p_group AND id = p_id;
+    ELSIF p_step = 'waits' AND done THEN
+        DELETE FROM portcullis.pending WHERE "group" = p_group AND id = p_id;
+        INSERT INTO portcullis.unresolved (id) VALUES (p_id) ON CONFLICT DO NOTHING;
+    ELSIF p_step = 'decided' AND done THEN
+        DELETE FROM portcullis.unresolved WHERE id = p_id;
+    END IF;
+    IF done THEN
+        INSERT INTO portcullis.tail (id, version, state, at, digest)
+        VALUES (p_id, p_version, p_state, p_at, p_digest);
+    END IF;
+    RETURN done;
 END $$;
 
 -- What concerns a call: the record with an id, the one with a key, the unsettled one of a group.
@@ -204,6 +196,10 @@ DECLARE
 BEGIN
     PERFORM portcullis.durable();
     sealed := 0;
+    -- Nothing to do writes nothing.
+    IF NOT EXISTS (SELECT FROM portcullis.tail) THEN
+        RETURN;
+    END IF;
     SELECT * INTO c FROM portcullis.chain FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN;

@@ -17,9 +17,18 @@ use crate::ledger::{Filter, Intent, LedgerError, Record, record::to_millis};
 /// What a parameter is.
 pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// Writes records: `writer.rs` has the parameters. Rows: the time, then 1 for each that was written and 0 for the others.
-pub(super) const WRITE: &str = "SELECT portcullis.write($1, $2, $3, $4, $5, $6, $7, $8, $9,
-    $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
+/// Writes a record: `writer.rs` has the parameters. The time, and whether it was written.
+pub(super) const WRITE: &str =
+    "SELECT now, portcullis.put(now, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+        $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+    FROM portcullis.durable() AS now";
+
+/// Writes several, in order: the parameters are arrays. A row for each, as of [`WRITE`].
+pub(super) const WRITE_ALL: &str = "SELECT now, portcullis.put(now, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s,
+        t, u, v)
+    FROM portcullis.durable() AS now, unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+        $18, $19, $20, $21, $22) WITH ORDINALITY AS w (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, nth)
+    ORDER BY nth";
 
 /// The end of a transaction that was begun with [`BEGIN_READING`] or [`BEGIN_MAKING`].
 pub(super) const COMMIT: &str = "COMMIT";

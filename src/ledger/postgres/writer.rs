@@ -13,6 +13,7 @@ use std::{
 
 use tokio::{
     sync::oneshot,
+    task::yield_now,
     time::{Instant, timeout_at},
 };
 use tokio_postgres::types::{ToSql, Type};
@@ -26,7 +27,8 @@ use crate::{
     telemetry::metrics::{Commits, Metrics},
 };
 
-/// How many transactions are under way: one computes while another waits for the disk.
+/// How many transactions are under way: some compute while others wait for the disk, which the server then writes once for
+/// all that have come so far.
 const LINES: usize = 2;
 
 /// The most writes of one transaction: bounds how long the first one waits.
@@ -196,20 +198,18 @@ impl Shared {
         }
         let began = Instant::now();
         let params = Params::of(batch);
-        let rows = lease.rows(sql::WRITE, &params.params()).await;
+        let statement = if batch.len() == 1 { sql::WRITE } else { sql::WRITE_ALL };
+        let rows = lease.rows(statement, &params.params()).await;
         self.commits.committed(began.elapsed(), batch.len());
         let rows = rows?;
-        let said: Option<Vec<i64>> = rows.first().and_then(|row| row.try_get(0).ok());
-        match said.as_deref() {
-            Some([now, written @ ..]) if written.len() == batch.len() => {
-                self.link.heard(*now, began);
-                Ok(written.iter().map(|written| *written == 1).collect())
-            }
-            _ => {
-                let place = self.link.place();
-                Err(Trouble::Other(format!("PostgreSQL at {place}: no answer to a write")))
-            }
+        if let Some(now) = rows.first().and_then(|row| row.try_get(0).ok()) {
+            self.link.heard(now, began);
         }
+        let written: Result<Vec<bool>, _> = rows.iter().map(|row| row.try_get(1)).collect();
+        written.ok().filter(|written| written.len() == batch.len()).ok_or_else(|| {
+            let place = self.link.place();
+            Trouble::Other(format!("PostgreSQL at {place}: no answer to a write"))
+        })
     }
 }
 
@@ -225,6 +225,8 @@ impl Line {
                 return;
             }
             self.0.commit(jobs).await;
+            // Those who were answered may have more to write: together rather than one after the other.
+            yield_now().await;
         }
     }
 }
@@ -315,7 +317,7 @@ fn step(was: Option<State>, is: State) -> &'static str {
     }
 }
 
-/// The parameters of [`sql::WRITE`]: a column of all the writes for each, in the function's order.
+/// The parameters of [`sql::WRITE`], or of [`sql::WRITE_ALL`]: a column of all the writes for each, in the function's order.
 struct Params<'a>([(Box<dyn ToSql + Sync + Send + 'a>, Type); 22]);
 
 impl<'a> Params<'a> {
@@ -324,32 +326,37 @@ impl<'a> Params<'a> {
             batch: &'a [Ready],
             of: impl Fn(&'a Ready) -> T,
             each: Type,
+            all: Type,
         ) -> (Box<dyn ToSql + Sync + Send + 'a>, Type) {
-            (Box::new(batch.iter().map(of).collect::<Vec<T>>()), each)
+            match batch {
+                [one] => (Box::new(of(one)), each),
+                _ => (Box::new(batch.iter().map(of).collect::<Vec<T>>()), all),
+            }
         }
+
         Self([
-            column(batch, |ready| ready.columns.id.as_str(), Type::TEXT_ARRAY),
-            column(batch, |ready| ready.columns.scope.as_str(), Type::TEXT_ARRAY),
-            column(batch, |ready| ready.columns.caller.as_str(), Type::TEXT_ARRAY),
-            column(batch, |ready| ready.columns.key.as_deref(), Type::TEXT_ARRAY),
-            column(batch, |ready| ready.columns.group.as_str(), Type::TEXT_ARRAY),
-            column(batch, |ready| ready.columns.account.as_str(), Type::TEXT_ARRAY),
-            column(batch, |ready| ready.columns.region.as_str(), Type::TEXT_ARRAY),
-            column(batch, |ready| ready.columns.state, Type::TEXT_ARRAY),
-            column(batch, |ready| ready.columns.fence, Type::INT8_ARRAY),
-            column(batch, |ready| ready.columns.version, Type::INT8_ARRAY),
-            column(batch, |ready| ready.columns.created, Type::INT8_ARRAY),
-            column(batch, |ready| ready.columns.held_until, Type::INT8_ARRAY),
-            column(batch, |ready| ready.columns.settled, Type::INT8_ARRAY),
-            column(batch, |ready| ready.columns.record.as_str(), Type::TEXT_ARRAY),
-            column(batch, |ready| ready.columns.digest.as_slice(), Type::BYTEA_ARRAY),
-            column(batch, |ready| ready.at, Type::INT8_ARRAY),
-            column(batch, |ready| ready.tolerance, Type::INT8_ARRAY),
-            column(batch, |ready| ready.key_hash.as_deref(), Type::BYTEA_ARRAY),
-            column(batch, |ready| ready.step, Type::TEXT_ARRAY),
-            column(batch, |ready| ready.read, Type::INT8_ARRAY),
-            column(batch, |ready| ready.frees.as_deref(), Type::TEXT_ARRAY),
-            column(batch, |ready| ready.frees_version, Type::INT8_ARRAY),
+            column(batch, |ready| ready.columns.id.as_str(), Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.columns.scope.as_str(), Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.columns.caller.as_str(), Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.columns.key.as_deref(), Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.columns.group.as_str(), Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.columns.account.as_str(), Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.columns.region.as_str(), Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.columns.state, Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.columns.fence, Type::INT8, Type::INT8_ARRAY),
+            column(batch, |ready| ready.columns.version, Type::INT8, Type::INT8_ARRAY),
+            column(batch, |ready| ready.columns.created, Type::INT8, Type::INT8_ARRAY),
+            column(batch, |ready| ready.columns.held_until, Type::INT8, Type::INT8_ARRAY),
+            column(batch, |ready| ready.columns.settled, Type::INT8, Type::INT8_ARRAY),
+            column(batch, |ready| ready.columns.record.as_str(), Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.columns.digest.as_slice(), Type::BYTEA, Type::BYTEA_ARRAY),
+            column(batch, |ready| ready.at, Type::INT8, Type::INT8_ARRAY),
+            column(batch, |ready| ready.tolerance, Type::INT8, Type::INT8_ARRAY),
+            column(batch, |ready| ready.key_hash.as_deref(), Type::BYTEA, Type::BYTEA_ARRAY),
+            column(batch, |ready| ready.step, Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.read, Type::INT8, Type::INT8_ARRAY),
+            column(batch, |ready| ready.frees.as_deref(), Type::TEXT, Type::TEXT_ARRAY),
+            column(batch, |ready| ready.frees_version, Type::INT8, Type::INT8_ARRAY),
         ])
     }
 
