@@ -511,10 +511,12 @@ impl<W> Budget<W> {
         let wait_of = |id: u64| waits.get(&id).copied().unwrap_or_default();
         let too_far = self.wait_for(MAX_WAITING);
         for queue in &mut self.lanes {
-            let late = queue.take(|waiter| {
+            let mut late = queue.take(|waiter| {
                 let wait = wait_of(waiter.id);
                 now + wait > waiter.latest || wait > too_far
             });
+            // As they came: callers are kept in no order.
+            late.sort_unstable_by_key(|waiter| waiter.id);
             self.waiting -= late.len();
             events.extend(late.into_iter().map(|late| Event::Refused(late.tell, wait_of(late.id))));
         }

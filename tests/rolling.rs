@@ -128,7 +128,9 @@ async fn no_call_fails_while_replicas_are_restarted() {
 /// How many changes EC2 made more often, and less often, than the client was told.
 async fn count(report: &Report, ec2: &Ec2) -> (usize, usize) {
     let request = GetStateRequest { include_effects: true };
-    let state = ec2.sandbox.clone().get_state(request).await.unwrap().into_inner();
+    // As many effects as there were changes.
+    let mut sandbox = ec2.sandbox.clone().max_decoding_message_size(256 << 20);
+    let state = sandbox.get_state(request).await.unwrap().into_inner();
     let mut made: HashMap<(&str, &str), usize> = HashMap::new();
     for effect in &state.effects {
         *made.entry((&effect.action, &effect.operation_id)).or_default() += 1;

@@ -68,7 +68,9 @@ pub async fn of(jobs: &Jobs, ec2: &Ec2, fleet: &mut Fleet) -> Verdict {
         }
     }
     let request = GetStateRequest { include_effects: true };
-    let state = ec2.sandbox.clone().get_state(request).await.unwrap().into_inner();
+    // As many effects as there were calls.
+    let mut sandbox = ec2.sandbox.clone().max_decoding_message_size(256 << 20);
+    let state = sandbox.get_state(request).await.unwrap().into_inner();
     let mut removed: HashMap<&str, Vec<String>> = HashMap::new();
     for effect in state.effects.iter().filter(|effect| effect.action == REVOKE) {
         for rule in &effect.security_group_rules {
