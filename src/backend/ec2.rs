@@ -29,6 +29,7 @@ use crate::{
 mod client;
 mod denied;
 mod errors;
+mod held;
 mod open;
 mod read;
 mod session;

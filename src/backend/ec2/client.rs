@@ -41,6 +41,7 @@ use xmlparser::{ElementEnd, Token, Tokenizer};
 use super::{
     denied::{self, Decoder},
     errors::{Stage, classify, is_credentials_refusal, is_throttling},
+    held,
     session::{Session, Sessions},
 };
 use crate::{
@@ -145,8 +146,12 @@ impl Served {
             .operation_attempt_timeout(self.attempt_timeout.min(remaining))
             .build();
         let span = ClientSpan::begin("EC2");
-        let progress =
-            Progress { seen: span.as_ref().map(|_| Arc::default()), ..Progress::default() };
+        let effect = kind == Kind::Mutation { dry_run: false };
+        let progress = Progress {
+            seen: span.as_ref().map(|_| Arc::default()),
+            until: effect.then_some(call.deadline),
+            ..Progress::default()
+        };
         let mut config =
             config::Builder::default().timeout_config(timeouts).interceptor(progress.clone());
         if kind != Kind::Read {
@@ -163,7 +168,6 @@ impl Served {
                 session.credentials(),
             )));
         }
-        let effect = kind == Kind::Mutation { dry_run: false };
         let began = Instant::now();
         let answer = send(&self.client, config).await.map_err(|error| {
             let error = classify(&error, progress.stage(), effect);
@@ -292,6 +296,8 @@ struct Progress {
     seen: Option<Arc<Mutex<Seen>>>,
     /// EC2's name of what is called.
     action: Arc<OnceLock<Cow<'static, str>>>,
+    /// Until when it may be sent, if it changes something.
+    until: Option<Instant>,
 }
 
 impl Progress {
@@ -361,6 +367,19 @@ impl Intercept for Progress {
         _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         self.reach(Stage::Signing);
+        Ok(())
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(until) = self.until {
+            let body = held::until(context.request().body(), until)?;
+            *context.request_mut().body_mut() = body;
+        }
         Ok(())
     }
 

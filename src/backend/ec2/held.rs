@@ -1,0 +1,165 @@
+//! A change leaves for EC2 as long as it may, and not later.
+//!
+//! Between the last look at the lease and the first byte on its way lie the credentials, the signature and perhaps a new
+//! connection; and a process can stand still anywhere, such as that of a virtual machine that is moved. If it stands
+//! still for longer than the hold, another replica has settled the operation by then, and a rule that was added again
+//! would go. So the time is looked at once more where the body is handed to the connection, which is open: a
+//! head without its body is no request to EC2.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use tokio::time::Instant;
+
+const LATE: &str = "the lease ended before the request was sent";
+
+/// A body that nobody gets after a time.
+struct Held {
+    inner: Full<Bytes>,
+    until: Instant,
+}
+
+/// The same body, until then. One that is not in memory is none of a change's.
+pub(super) fn until(body: &SdkBody, until: Instant) -> Result<SdkBody, BoxError> {
+    let bytes = body.bytes().ok_or("the request is not in memory")?;
+    let inner = Full::new(Bytes::copy_from_slice(bytes));
+    Ok(SdkBody::from_body_1_x(Held { inner, until }))
+}
+
+impl Body for Held {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if Instant::now() >= self.until {
+            return Poll::Ready(Some(Err(LATE.into())));
+        }
+        Pin::new(&mut self.inner).poll_frame(cx).map_err(|never| match never {})
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
+
+    use aws_sdk_ec2::{
+        Client,
+        config::{self, Credentials, SharedHttpClient},
+    };
+    use aws_smithy_runtime_api::{
+        client::{
+            http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
+            orchestrator::HttpRequest,
+            result::ConnectorError,
+        },
+        http::{Response, StatusCode},
+    };
+    use http_body_util::BodyExt as _;
+    use tokio::time::sleep_until;
+
+    use super::{
+        super::client::{Kind, Served},
+        *,
+    };
+    use crate::{
+        backend::{BackendError, CallContext, standing::LastSeen},
+        rule::{AccountId, Region, Target},
+        telemetry::metrics::Metrics,
+    };
+
+    const LEASE: Duration = Duration::from_secs(5);
+
+    /// A connection that is open at a time, and what went over it.
+    #[derive(Clone, Debug)]
+    struct Connection {
+        open_at: Instant,
+        sent: Arc<Mutex<Vec<Bytes>>>,
+    }
+
+    impl HttpConnector for Connection {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            let Self { open_at, sent } = self.clone();
+            // As hyper does: the connection is a task of its own, and goes on when nobody waits for it any more.
+            let task = tokio::spawn(async move {
+                sleep_until(open_at).await;
+                let error = |error| ConnectorError::io(error);
+                let body = request.into_body().collect().await.map_err(error)?.to_bytes();
+                sent.lock().unwrap().push(body);
+                let answer = "<RevokeSecurityGroupEgressResponse/>";
+                Ok(Response::new(StatusCode::try_from(200).unwrap(), answer.into()))
+            });
+            HttpConnectorFuture::new(async move { task.await.unwrap() })
+        }
+    }
+
+    /// Revokes, over a connection that is open after so long: the answer, and what went over it in the end.
+    async fn revoke(open_after: Duration, kind: Kind) -> (Result<(), BackendError>, usize) {
+        let open_at = Instant::now() + open_after;
+        let connection = Connection { open_at, sent: Arc::default() };
+        let connector = connection.clone();
+        let http: SharedHttpClient =
+            http_client_fn(move |_, _| SharedHttpConnector::new(connector.clone()));
+        let config = config::Builder::new()
+            .behavior_version_latest()
+            .region(config::Region::new("us-east-1"))
+            .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+            .http_client(http);
+        let served = Served {
+            target: Target {
+                account: AccountId::new("123456789012"),
+                region: Region::new("us-east-1"),
+            },
+            client: Client::from_conf(config.build()),
+            attempt_timeout: LEASE,
+            sessions: None,
+            decoder: None,
+            metrics: Metrics::default(),
+            seen: LastSeen::default(),
+        };
+        let call = CallContext::new(Instant::now() + LEASE, "op-1");
+        let send = |client: &Client, config| {
+            let call = client.revoke_security_group_egress().group_id("sg-1");
+            call.customize().config_override(config).send()
+        };
+        let answer = served.call(&call, kind, send).await;
+        sleep_until(open_at + Duration::from_secs(1)).await;
+        let sent = connection.sent.lock().unwrap().len();
+        (answer.map(drop), sent)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_leaves_within_its_lease_or_never() {
+        let change = Kind::Mutation { dry_run: false };
+        let (answer, sent) = revoke(LEASE / 2, change).await;
+        assert!(answer.is_ok(), "{answer:?}");
+        assert_eq!(sent, 1);
+        // Nobody waits for it any more, and its connection opens.
+        let (answer, sent) = revoke(LEASE * 2, change).await;
+        assert!(matches!(answer, Err(BackendError::OutcomeUnknown(_))), "{answer:?}");
+        assert_eq!(sent, 0);
+        // What changes nothing may come late.
+        let (_, sent) = revoke(LEASE * 2, Kind::Mutation { dry_run: true }).await;
+        assert_eq!(sent, 1);
+    }
+}
