@@ -553,6 +553,21 @@ pub struct Failure {
     pub request_id: Option<String>,
 }
 
+impl BackendError {
+    /// EC2's request id, if it gave one.
+    pub fn request_id(&self) -> Option<&String> {
+        match self {
+            Self::Refused(refusal) => refusal.request_id.as_ref(),
+            Self::Unavailable(failure)
+            | Self::CredentialsUnavailable(failure)
+            | Self::OutcomeUnknown(failure) => failure.request_id.as_ref(),
+            Self::DeadlineTooNear
+            | Self::BudgetExhausted { .. }
+            | Self::TargetNotConfigured { .. } => None,
+        }
+    }
+}
+
 impl Refusal {
     /// A refusal with EC2's code and message.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {

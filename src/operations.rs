@@ -151,8 +151,8 @@ pub enum Outcome {
     Authorized(Authorized, Vec<Warning>),
     Groups(Target, Page<GroupImage>),
     Rules(Target, Page<OwnedRule>),
-    Created(Created),
-    Deleted(Deleted),
+    Created(Created, Vec<Warning>),
+    Deleted(Deleted, Vec<Warning>),
     /// EC2 answered DryRunOperation: permitted, nothing changed.
     DryRun,
     /// What the ledger holds of a change: the answer, or the refusal.
@@ -354,10 +354,17 @@ impl Work<'_> {
         Ok(CallContext { deadline: until, ..self.context.clone() })
     }
 
-    /// EC2 answered a change.
+    /// EC2 answered a change, whatever it said.
     pub(crate) fn answered(&self, request_id: Option<&String>) {
         if let Some(journal) = &self.meta.journal {
             journal.answered(request_id);
+        }
+    }
+
+    /// What a read shows is the answer, and not what EC2 said.
+    pub(crate) fn is_read_back(&self) {
+        if let Some(journal) = &self.meta.journal {
+            journal.is_read_back();
         }
     }
 
@@ -373,8 +380,14 @@ impl Work<'_> {
         self.meta.journal.as_ref().is_some_and(|journal| journal.again())
     }
 
+    /// What the attempt before was about, if reads alone say that it had no effect.
+    pub(crate) fn earlier(&self) -> Option<&Plan> {
+        self.meta.journal.as_ref()?.earlier()
+    }
+
     /// Names the operation in an error of a mutation that was sent.
     pub(crate) fn sent_error(&self, error: BackendError, resource: &str) -> Error {
+        self.answered(error.request_id());
         // The backend's own bound is the deadline, too: which of the two notices first is chance, what is said is not.
         let unknown = matches!(error, BackendError::OutcomeUnknown(_));
         if let (true, Some(journal)) = (unknown, &self.meta.journal) {

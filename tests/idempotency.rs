@@ -10,7 +10,11 @@ mod support;
 mod doubt;
 #[path = "idempotency/faulty.rs"]
 mod faulty;
+#[path = "ledger/folder.rs"]
+mod folder;
 #[path = "idempotency/keys.rs"]
 mod keys;
+#[path = "idempotency/policies.rs"]
+mod policies;
 #[path = "idempotency/world.rs"]
 mod world;

@@ -146,7 +146,7 @@ impl World {
             hold: Duration::ZERO,
             conclusion: None,
         };
-        Arc::new(Journal::new(ledger, draft, Timing::default(), false))
+        Arc::new(Journal::new(ledger, draft, Timing::default(), false, None))
     }
 
     async fn call_with(

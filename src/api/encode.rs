@@ -143,13 +143,14 @@ pub fn created(
     operation_id: &str,
 ) -> Result<v1::CreateSecurityGroupResponse, Error> {
     match outcome {
-        Outcome::Created(Created { group_id, tags: new_tags, arn, .. }) => {
+        Outcome::Created(Created { group_id, tags: new_tags, arn, .. }, warnings) => {
             Ok(v1::CreateSecurityGroupResponse {
                 group_id,
                 tags: tags(&new_tags),
                 security_group_arn: arn,
                 dry_run: false,
                 operation_id: operation_id.to_owned(),
+                warnings: warnings.into_iter().map(warning).collect(),
             })
         }
         Outcome::DryRun => {
@@ -165,12 +166,13 @@ pub fn deleted(
     operation_id: &str,
 ) -> Result<v1::DeleteSecurityGroupResponse, Error> {
     match outcome {
-        Outcome::Deleted(Deleted { return_value, group_id, .. }) => {
+        Outcome::Deleted(Deleted { return_value, group_id, .. }, warnings) => {
             Ok(v1::DeleteSecurityGroupResponse {
                 return_value,
                 group_id,
                 dry_run: false,
                 operation_id: operation_id.to_owned(),
+                warnings: warnings.into_iter().map(warning).collect(),
             })
         }
         Outcome::DryRun => {

@@ -63,14 +63,14 @@ pub trait Attach: Message + Default {
 }
 
 macro_rules! attach {
-    ($($revoked:ident)*; $($authorized:ident)*; $($other:ident)*) => {
+    ($($revoked:ident)*; $($changed:ident)*; $($other:ident)*) => {
         $(impl Attach for v1::$revoked {
             fn attach(&mut self, verification: Option<v1::Verification>, warning: Option<v1::Warning>) {
                 self.verification = verification;
                 self.warnings.extend(warning);
             }
         })*
-        $(impl Attach for v1::$authorized {
+        $(impl Attach for v1::$changed {
             fn attach(&mut self, _: Option<v1::Verification>, warning: Option<v1::Warning>) {
                 self.warnings.extend(warning);
             }
@@ -83,8 +83,7 @@ macro_rules! attach {
 
 attach!(
     RevokeEgressResponse RevokeIngressResponse;
-    AuthorizeEgressResponse AuthorizeIngressResponse;
-    CreateSecurityGroupResponse DeleteSecurityGroupResponse
+    AuthorizeEgressResponse AuthorizeIngressResponse CreateSecurityGroupResponse DeleteSecurityGroupResponse;
     DescribeSecurityGroupsResponse DescribeSecurityGroupRulesResponse
 );
 

@@ -12,7 +12,7 @@ use super::{
     LedgerError, State,
     stored::{StoredGroup, StoredRule, StoredTag},
 };
-use crate::rule::Direction;
+use crate::rule::{AccountId, Direction, Region, Target};
 
 /// The most notes of a record, and the most of EC2's request ids: an operation in doubt is read again and again.
 const MAX_NOTES: usize = 32;
@@ -59,7 +59,7 @@ pub struct Intent {
     /// For how long nobody else may settle it.
     pub hold: Duration,
     /// Nothing has to be sent: it is born with this result.
-    pub conclusion: Option<(State, Recorded)>,
+    pub conclusion: Option<(State, Recorded, SettledBy)>,
 }
 
 /// What an operation changes, with the part of the pre-image that proves later whether it did.
@@ -333,13 +333,13 @@ impl Record {
         self.changed_at = now;
         self.held_until = now + intent.hold;
         self.state = State::InProgress;
-        if let Some((state, answer)) = &intent.conclusion {
+        if let Some((state, answer, by)) = &intent.conclusion {
             if !state.may_begin() || !state.is_final() {
                 return Err(LedgerError::Forbidden(format!("an operation is not born {state}")));
             }
             self.state = *state;
             self.answer = Some(answer.clone());
-            self.settled(SettledBy::Ec2Answer, now);
+            self.settled(*by, now);
         }
         Ok(self)
     }
@@ -393,6 +393,11 @@ impl Record {
             held_until: now + hold,
             ..self.clone()
         })
+    }
+
+    /// Where it works.
+    pub fn target(&self) -> Target {
+        Target { account: AccountId::new(&self.account), region: Region::new(&self.region) }
     }
 
     /// Until when a settled record's key is known.

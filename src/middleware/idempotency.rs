@@ -20,8 +20,8 @@ use crate::{
     clock::Clock,
     error::{Error, Reason},
     ledger::{
-        Filter, Intent, Ledger, Look, Looked, Plan, Record, State, Terms, Turn, memory::Memory,
-        record::to_millis, turns::MAX_OF_GROUP,
+        Filter, Intent, Ledger, Look, Looked, Plan, Record, SettledBy, State, Terms, Turn,
+        memory::Memory, record::to_millis, turns::MAX_OF_GROUP,
     },
     operations::{
         Answered, Call, CallMeta, Journal, Operations, Outcome, Reply, Scribe, Settled, Settler,
@@ -79,6 +79,8 @@ struct Run {
     arrived: Option<SystemTime>,
     /// Whether others had the group's turn in between.
     waited: bool,
+    /// Without a key: the operation that this call waits for the answer of.
+    joined: Option<String>,
     /// An earlier attempt was in doubt while this call waited: its effect may show only now.
     again: bool,
 }
@@ -166,15 +168,27 @@ impl Run {
         }
         let target = operations.place(&call.meta, &call.command)?;
         let request = canonical::request(&target, &call.command);
-        let scope = operations.backend().identity();
-        let group = group_of(&operations, &call, &target).await?;
-        let question = Look {
+        let scope = canonical::scope(&operations.backend().identity(), &target);
+        let group = call.command.group().map(|group| group.to_string()).unwrap_or_default();
+        let mut question = Look {
             caller: call.meta.principal.id(),
             key: call.meta.key.clone(),
             fingerprint: canonical::fingerprint(call.meta.method, &request),
-            group: canonical::turn(&scope, &target, &group),
+            group: canonical::turn(&scope, &group),
             scope,
         };
+        if let Some(name @ GroupRef::Name(_)) = call.command.group()
+            && call.command.names_existing_group()
+        {
+            question.group = match recorded_group(&books, &question).await? {
+                Some(group) => group,
+                None => {
+                    let found = operations.locate(&call.meta, &target, &name).await?;
+                    let id = found.map_or(group, |id| id.to_string());
+                    canonical::turn(&question.scope, &id)
+                }
+            };
+        }
         Ok(Self {
             operations,
             books,
@@ -185,6 +199,7 @@ impl Run {
             turn: None,
             arrived: None,
             waited: false,
+            joined: None,
             again: false,
         })
     }
@@ -222,8 +237,8 @@ impl Run {
         self.arrived.get_or_insert(UNIX_EPOCH + Duration::from_millis(to_millis(now)));
         let mine = match (&self.question.key, equal) {
             (Some(_), _) => by_key,
-            (None, None) if self.waited => self.answered_meanwhile().await?,
-            (None, equal) => equal,
+            (None, Some(equal)) => Some(equal),
+            (None, None) => self.answered_meanwhile().await?,
         };
         let before = match mine {
             None => None,
@@ -249,28 +264,40 @@ impl Run {
         Ok(Course::Run(before.map(Box::new)))
     }
 
-    /// Without a key: the equal call that was in progress while this one waited, if it has its answer by now.
+    /// Without a key: the operation that this call joined, or an equal one that had its turn while this one waited for it,
+    /// if it has its answer by now. One that had no effect leaves this call to run by itself.
     async fn answered_meanwhile(&mut self) -> Result<Option<Record>, Error> {
-        self.waited = false;
-        let filter = Filter {
-            states: vec![State::Succeeded, State::Refused],
-            caller: Some(self.question.caller.clone()),
-            group: Some(self.question.group.clone()),
-            since: self.arrived.and_then(|at| at.checked_sub(LONGEST)),
-            limit: MAX_OF_GROUP,
-            ..Filter::default()
+        let filter = if let Some(id) = self.joined.take() {
+            Filter { id: Some(id), limit: 1, ..Filter::default() }
+        } else if std::mem::take(&mut self.waited) {
+            Filter {
+                states: vec![State::Succeeded, State::Refused],
+                caller: Some(self.question.caller.clone()),
+                group: Some(self.question.group.clone()),
+                since: self.arrived.and_then(|at| at.checked_sub(LONGEST)),
+                limit: MAX_OF_GROUP,
+                ..Filter::default()
+            }
+        } else {
+            return Ok(None);
         };
         let records = self.books.ledger.list(&filter).await.map_err(unavailable)?;
-        let equal = |record: &Record| {
-            record.key.is_none()
-                && record.fingerprint == self.question.fingerprint
-                && record.settled_at >= self.arrived
+        let answered = |record: &Record| {
+            record.fingerprint == self.question.fingerprint
+                && match record.state {
+                    State::Succeeded | State::Refused => record.settled_at >= self.arrived,
+                    State::Unresolved => true,
+                    State::Released | State::InProgress | State::InDoubt => false,
+                }
         };
-        Ok(records.into_iter().find(equal))
+        Ok(records.into_iter().find(answered))
     }
 
     /// The same call is in somebody's hands, or nobody's: waits for its answer, or settles it.
     async fn join(&mut self, record: &Record, now: SystemTime) -> Result<(), Error> {
+        if self.question.key.is_none() {
+            self.joined = Some(record.id.clone());
+        }
         let held = left(record, now);
         if !held.is_zero() {
             let in_progress = record.state == State::InProgress;
@@ -278,7 +305,6 @@ impl Run {
             if !in_progress && until > self.last_moment() {
                 return Err(in_doubt(record, self.question.key.is_some(), held));
             }
-            self.waited = true;
             if self.wait(record, until).await? {
                 return Ok(());
             }
@@ -295,7 +321,8 @@ impl Run {
         if self.turn.is_none() {
             return self.take_turn().await;
         }
-        self.settle(record, true).await?;
+        // Without the key a call only reads: what it joins may be another's to send again.
+        self.settle(record, self.question.key.is_some()).await?;
         Ok(())
     }
 
@@ -393,7 +420,9 @@ impl Run {
             hold: Duration::ZERO,
             conclusion: None,
         };
-        Journal::new(self.books.ledger.clone(), draft, self.books.timing, self.again)
+        let by_reads = |record: &&Record| record.settled_by == Some(SettledBy::ReadBack);
+        let earlier = before.filter(by_reads).map(|record| record.plan.clone());
+        Journal::new(self.books.ledger.clone(), draft, self.books.timing, self.again, earlier)
     }
 
     /// The recorded answer, if policies still allow its caller what it did.
@@ -433,19 +462,15 @@ impl Run {
     }
 }
 
-/// The group's id, as far as it can be known; else its name.
-async fn group_of(operations: &Operations, call: &Call, target: &Target) -> Result<String, Error> {
-    let Some(group) = call.command.group() else { return Ok(String::new()) };
-    let named = call.command.names_existing_group();
-    Ok(match (&group, named) {
-        (GroupRef::Name(name), true) => {
-            match operations.locate(&call.meta, target, &group).await? {
-                Some(id) => id.to_string(),
-                None => name.clone(),
-            }
-        }
-        (group, _) => group.to_string(),
-    })
+/// The group of a call with a known key, by the record: a replay asks EC2 nothing, not even what a name means. What is
+/// going to run again is looked up anew.
+async fn recorded_group(books: &Books, question: &Look) -> Result<Option<String>, Error> {
+    if question.key.is_none() {
+        return Ok(None);
+    }
+    let looked = books.ledger.look(question).await.map_err(unavailable)?;
+    let known = looked.by_key.filter(|record| record.state != State::Released);
+    Ok(known.map(|record| record.group))
 }
 
 /// How long a record is held by somebody.

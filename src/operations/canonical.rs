@@ -8,11 +8,11 @@ use super::{Command, OnUnknown};
 use crate::{
     backend::Selection,
     ledger::stored::{StoredRule, StoredTag},
-    rule::{Direction, GroupRef, RuleSpec, Tag, Target},
+    rule::{Direction, GroupRef, Peer, RuleSpec, Tag, Target},
 };
 
 /// Changes when the form does, so that an old fingerprint is never taken for a new one.
-const VERSION: &str = "portcullis.v1/1";
+const VERSION: &str = "portcullis.v1/2";
 
 /// A mutation in canonical form. Whether it is verified afterwards is not part of it: that changes nothing.
 pub fn request(target: &Target, command: &Command) -> Value {
@@ -63,11 +63,16 @@ fn group(form: &mut Map<String, Value>, group: &GroupRef) {
     form.insert(name.to_owned(), value.into());
 }
 
-/// Atomic rules, without host bits, in one order.
+/// Atomic rules in one order, without host bits and without a name beside a group's id, which matching ignores.
 fn rules(form: &mut Map<String, Value>, direction: Direction, specs: &[RuleSpec]) {
     let rules = specs.iter().map(|spec| {
-        let spec = RuleSpec { peer: spec.peer.clone().canonical(), ..spec.clone() };
-        json!(StoredRule::of_spec(direction, &spec))
+        let mut peer = spec.peer.clone().canonical();
+        if let Peer::Group(group) = &mut peer
+            && group.group_id.is_some()
+        {
+            group.group_name = None;
+        }
+        json!(StoredRule::of_spec(direction, &RuleSpec { peer, ..spec.clone() }))
     });
     form.insert("IpPermissions".to_owned(), ordered(rules));
 }
@@ -84,10 +89,14 @@ fn ordered(items: impl Iterator<Item = Value>) -> Value {
     Value::Array(items)
 }
 
-/// What a change takes its turn for, and what records are found by: the group, by id if it has one, where it is. Another
-/// incarnation's groups are other groups.
-pub fn turn(scope: &str, target: &Target, group: &str) -> String {
-    format!("{scope} {target}/{group}")
+/// Where keys are told apart: the backend and, of it, the account and Region. Another incarnation's keys are other keys.
+pub fn scope(backend: &str, target: &Target) -> String {
+    format!("{backend} {target}")
+}
+
+/// What a change takes its turn for, and what records are found by: the group, by id if it has one, in its scope.
+pub fn turn(scope: &str, group: &str) -> String {
+    format!("{scope}/{group}")
 }
 
 /// The fingerprint of a request in canonical form.

@@ -141,7 +141,7 @@ pub(super) async fn create(work: &Work<'_>, Create(mut request): Create) -> Resu
     match work.backend.create_group(&context, &work.target, &request).await {
         Ok(created) => {
             work.answered(created.request_id.as_ref());
-            Ok(Outcome::Created(created))
+            Ok(Outcome::Created(created, Vec::new()))
         }
         Err(error) => {
             let error = work.sent_error(error, &request.name);
@@ -177,7 +177,7 @@ pub(super) async fn delete(work: &Work<'_>, Delete(mut request): Delete) -> Resu
     match work.backend.delete_group(&context, &work.target, &request).await {
         Ok(deleted) => {
             work.answered(deleted.request_id.as_ref());
-            Ok(Outcome::Deleted(deleted))
+            Ok(Outcome::Deleted(deleted, Vec::new()))
         }
         Err(error) => {
             let error = work.sent_error(error, &name);

@@ -40,6 +40,7 @@ pub struct Journal {
     draft: Intent,
     timing: Timing,
     again: bool,
+    earlier: Option<Plan>,
     kept: Mutex<Kept>,
 }
 
@@ -54,8 +55,10 @@ pub struct Kept {
     pub in_doubt: bool,
     /// Somebody else was quicker: with the group, the key or this very operation. It is to be looked at anew.
     pub outrun: bool,
-    /// EC2's request id.
+    /// EC2's request id, of the last request that was answered and is not in the record yet.
     pub ec2_request_id: Option<String>,
+    /// What a read shows is the answer, and not what EC2 said.
+    pub read_back: bool,
     /// What it would have been about, if it ended without sending anything.
     pub unsent: Option<Plan>,
 }
@@ -89,8 +92,16 @@ impl Timing {
 
 impl Journal {
     /// For one call. `again`: an earlier attempt may have had an effect that was not seen when it was settled.
-    pub fn new(ledger: Arc<dyn Ledger>, draft: Intent, timing: Timing, again: bool) -> Self {
-        Self { ledger, draft, timing, again, kept: Mutex::default() }
+    /// `earlier`: what that attempt was about, if reads alone say that it had none (R47).
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        draft: Intent,
+        timing: Timing,
+        again: bool,
+        earlier: Option<Plan>,
+    ) -> Self {
+        let again = again || earlier.is_some();
+        Self { ledger, draft, timing, again, earlier, kept: Mutex::default() }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -112,9 +123,22 @@ impl Journal {
         self.again
     }
 
+    /// What the attempt before was about, if reads alone say that it had no effect.
+    pub(crate) fn earlier(&self) -> Option<&Plan> {
+        self.earlier.as_ref()
+    }
+
+    /// What a read shows is the answer.
+    pub(crate) fn is_read_back(&self) {
+        self.kept().read_back = true;
+    }
+
     /// Writes the intent, or that it goes on by another plan. Whoever gets an error must not send.
     pub(crate) async fn begin(&self, plan: Plan) -> Result<(), Error> {
-        let before = self.kept().record.clone();
+        let (before, answered) = {
+            let mut kept = self.kept();
+            (kept.record.clone(), kept.ec2_request_id.take())
+        };
         // The lease runs from before the write: what the ledger counts from ends later.
         let started = Instant::now();
         let hold = self.timing.hold();
@@ -124,7 +148,12 @@ impl Journal {
                 self.ledger.intend(&intent).await
             }
             Some(record) => {
-                let step = Move { plan: Some(plan), hold, ..Move::to(State::InProgress) };
+                let step = Move {
+                    plan: Some(plan),
+                    hold,
+                    ec2_request_id: answered,
+                    ..Move::to(State::InProgress)
+                };
                 let advanced = self.ledger.advance(&record.id, record.fence, &step).await;
                 advanced.map(|record| Intended::Written(Box::new(record)))
             }

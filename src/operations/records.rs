@@ -46,8 +46,8 @@ pub struct Records {
 pub enum Which {
     /// By its id.
     Id(String),
-    /// By a key of the caller's own.
-    Key(Key),
+    /// By a key of the caller's own: in this account, in this Region, or both. The newest, if there are several.
+    Key(Key, Option<AccountId>, Option<Region>),
 }
 
 /// Which operations, and which page of them.
@@ -114,16 +114,20 @@ impl Records {
     pub async fn get(&self, caller: Caller<'_>, which: &Which) -> Result<Record, Error> {
         let record = match which {
             Which::Id(id) => self.find(id).await?,
-            Which::Key(key) => {
+            Which::Key(key, account, region) => {
                 let filter = Filter {
                     caller: Some(caller.principal.id()),
                     key: Some(key.as_str().to_owned()),
+                    account: account.as_ref().map(ToString::to_string),
+                    region: region.as_ref().map(ToString::to_string),
                     limit: BATCH,
                     ..Filter::default()
                 };
-                let scope = self.operations.backend().identity();
+                let backend = self.operations.backend().identity();
+                let here =
+                    |record: &Record| record.scope == canonical::scope(&backend, &record.target());
                 let records = self.ledger.list(&filter).await.map_err(unreadable)?;
-                records.into_iter().find(|record| record.scope == scope)
+                records.into_iter().find(here)
             }
         };
         let mut sight = Sight::new(&self.operations, caller);
@@ -240,7 +244,8 @@ impl Records {
             let backend = self.operations.backend();
             let target = backend.resolve(account, region);
             let target = target.map_err(|error| Error::from_backend(error, ""))?;
-            filter.group = Some(canonical::turn(&backend.identity(), &target, group.as_str()));
+            let scope = canonical::scope(&backend.identity(), &target);
+            filter.group = Some(canonical::turn(&scope, group.as_str()));
         }
         Ok(filter)
     }
@@ -295,7 +300,7 @@ impl<'a> Sight<'a> {
 
     /// Whether it sees the record by that action.
     fn has(&mut self, action: Action, record: &Record) -> bool {
-        let target = target_of(record);
+        let target = record.target();
         let (access, all) = match self.known.get(&target) {
             Some(known) => *known,
             None => (self.may(Action::Access, &target).is_ok(), None),
@@ -312,7 +317,7 @@ impl<'a> Sight<'a> {
 
     /// Whether it may settle the record. If it may not even see it, it is not there.
     fn may_settle(&mut self, record: &Record) -> Result<(), Error> {
-        let target = target_of(record);
+        let target = record.target();
         if self.may(Action::Access, &target).is_err() {
             return Err(not_found());
         }
@@ -337,10 +342,6 @@ fn unreadable(error: LedgerError) -> Error {
         return error;
     }
     Error { message: "the ledger does not answer now; ask again".to_owned(), ..error }
-}
-
-fn target_of(record: &Record) -> Target {
-    Target { account: AccountId::new(&record.account), region: Region::new(&record.region) }
 }
 
 fn not_found() -> Error {

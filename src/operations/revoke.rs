@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Outcome, Warning, WarningKind, Work, decide, is_dry_run_success, journal, names, warn,
+    Outcome, Warning, WarningKind, Work, decide, is_dry_run_success, journal, names, settle, warn,
 };
 use crate::{
     access::{Action, Circumstances},
@@ -13,7 +13,7 @@ use crate::{
         BackendError, CallContext, GroupImage, Refusal, RevokeRules, Revoked, RevokedRule,
         Selection,
     },
-    error::{Detail, Error, Unknown},
+    error::{Detail, Error, Reason, Unknown},
     ledger::{Plan, stored::StoredRule},
     rule::{Direction, GroupRef, Rule, RuleId, expand, matching::match_specs},
 };
@@ -123,9 +123,48 @@ pub(super) async fn run(work: &Work<'_>, mut request: Revoke) -> Result<Outcome,
         // What was decided on is what is changed, whatever its name means by now.
         request.group = GroupRef::Id(image.group.id.clone());
     }
+    if let Some(done) = settle::done_before(work, &image).await? {
+        return Ok(done);
+    }
     let may_read = work.may_read_rules(&image.group);
+    let (ids, missing) = split(request.direction, &image, &selection);
+    let planned = work.again().then(|| plan(&request, &image, &ids, &missing));
     let outcome = change(work, &request, image, selection).await;
+    // Nothing was there to remove, after an attempt that may have removed it.
+    let ours = match &outcome {
+        Ok(Outcome::Revoked(outcome)) => outcome.extent == Extent::Nothing,
+        Ok(_) => false,
+        Err(error) => matches!(
+            error.reason,
+            Reason::InvalidPermissionNotFound | Reason::InvalidSecurityGroupRuleIdNotFound
+        ),
+    };
+    if let Some(planned) = planned
+        && let Some(done) = settle::done_after_all(work, &planned, ours).await
+    {
+        work.nothing_to_send(planned);
+        return Ok(done);
+    }
     if may_read { outcome } else { reticent(outcome) }
+}
+
+/// May the caller revoke these rules of the group as it is now?
+pub(super) fn may_revoke_ids(
+    work: &Work<'_>,
+    direction: Direction,
+    image: &GroupImage,
+    ids: Vec<RuleId>,
+) -> Result<(), Error> {
+    let selection = Selection::Ids(ids);
+    let request = Revoke {
+        group: GroupRef::Id(image.group.id.clone()),
+        direction,
+        selection: selection.clone(),
+        dry_run: false,
+        on_unknown: OnUnknown::Fail,
+        verify: false,
+    };
+    decide(work, &request, Some(image), &selection)
 }
 
 async fn change(
@@ -200,33 +239,36 @@ fn decide(
 /// The answer for a caller that may revoke rules of the group but not list them: nothing in it shows a rule, or a tag,
 /// that the caller did not name.
 fn reticent(outcome: Result<Outcome, Error>) -> Result<Outcome, Error> {
-    let conceal = |unknown: &mut Unknown| {
-        for explanation in &mut unknown.explanations {
-            explanation.reason = None;
-            explanation.nearest.clear();
-            "The group has no such rule.".clone_into(&mut explanation.message);
-        }
-    };
     match outcome {
         Ok(Outcome::Revoked(mut revoked)) => {
-            conceal(&mut revoked.unknown);
-            revoked.warnings.retain(|warning| {
-                !matches!(
-                    warning.kind,
-                    WarningKind::CoveredByWiderRule | WarningKind::OwnedElsewhere
-                )
-            });
+            conceal(&mut revoked);
             Ok(Outcome::Revoked(revoked))
         }
         Err(mut error) => {
             if let Detail::Unknown(unknown) = &mut error.detail {
-                conceal(unknown);
+                conceal_unknown(unknown);
                 "The specified rule does not exist in this security group."
                     .clone_into(&mut error.message);
             }
             Err(error)
         }
         other => other,
+    }
+}
+
+/// Takes out of an answer what only those may see who may list the group's rules.
+pub(super) fn conceal(revoked: &mut RevokeOutcome) {
+    conceal_unknown(&mut revoked.unknown);
+    revoked.warnings.retain(|warning| {
+        !matches!(warning.kind, WarningKind::CoveredByWiderRule | WarningKind::OwnedElsewhere)
+    });
+}
+
+fn conceal_unknown(unknown: &mut Unknown) {
+    for explanation in &mut unknown.explanations {
+        explanation.reason = None;
+        explanation.nearest.clear();
+        "The group has no such rule.".clone_into(&mut explanation.message);
     }
 }
 
@@ -276,6 +318,7 @@ async fn as_ec2(
             Ok(Done { image: image.clone(), revoked: Some(revoked), unknown, unknown_count })
         }
         Err(BackendError::Refused(refusal)) if is_unknown(&refusal) => {
+            work.answered(refusal.request_id.as_ref());
             let unknown = explain_refusal(work, request, image, &selection).await;
             Err(unknown_error(work, refusal, unknown))
         }
@@ -335,6 +378,7 @@ async fn by_matching(
             }
             Err(BackendError::Refused(refusal)) if is_unknown(&refusal) && round < MAX_ROUNDS => {
                 // Somebody else was quicker with one of them. Nothing was removed: read and choose again.
+                work.answered(refusal.request_id.as_ref());
                 pause(work, work.backend.read_lag()).await;
                 image = read_again(work, request, &selection).await?;
                 (ids, missing) = split(request.direction, &image, &selection);

@@ -10,12 +10,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     CallMeta, Operations, Outcome, RevokeOutcome, Scribe, Timing, Warning, WarningKind, Work,
-    audit, groups::OPERATION_TAG, journal::SECOND_LOOK, revoke, warn,
+    audit, canonical, groups::OPERATION_TAG, journal::SECOND_LOOK, revoke, warn,
 };
 use crate::{
     backend::{
         Authorized, BackendError, Created, Deleted, DescribeGroups, Filter, GroupImage, OwnedRule,
-        RevokeRules, Revoked, RevokedRule, Selection,
+        RevokeRules, RevokedRule, Selection,
     },
     error::{Error, Reason},
     ledger::{
@@ -23,7 +23,7 @@ use crate::{
         stored::{StoredRule, StoredTag},
     },
     rule::{
-        AccountId, Direction, GroupId, GroupRef, Region, Rule, RuleId, Tag, matching::same_rule,
+        AccountId, Direction, GroupId, GroupRef, Rule, RuleId, Tag, Target, matching::same_rule,
     },
 };
 
@@ -153,7 +153,7 @@ pub(crate) struct Settler<'a> {
     pub(crate) timing: Timing,
     /// The call on whose behalf it is settled; for one without a caller, one made up for it.
     pub(crate) meta: &'a CallMeta,
-    /// Whether that call has the record's key, so that what is left may be sent once more.
+    /// Whether that call has the record's key, so that what is left may be sent once more, if policies still allow it.
     pub(crate) live: bool,
 }
 
@@ -175,8 +175,10 @@ impl Settler<'_> {
         let Some(held) = self.ledger.take_over(&record.id, record.fence, hold).await? else {
             return Ok(Settled::Moved);
         };
-        let mut holder = Holder { settler: self, record: held };
-        let step = match holder.look().await? {
+        let mut holder = Holder { settler: self, record: held, ec2_request_id: None };
+        let verdict = holder.look().await?;
+        let ec2_request_id = holder.ec2_request_id.take();
+        let step = match verdict {
             Verdict::Move(step) => *step,
             Verdict::Unclear(why, hopeless) if hopeless && holder.record.looks >= MAX_LOOKS => {
                 Move { note: Some(why), ..Move::to(State::Unresolved) }
@@ -191,6 +193,7 @@ impl Settler<'_> {
             }
             Verdict::Lost => return Ok(Settled::Moved),
         };
+        let step = Move { ec2_request_id, ..step };
         let record = &holder.record;
         match self.ledger.advance(&record.id, record.fence, &step).await {
             Ok(record) if record.state.is_unsettled() => {
@@ -211,21 +214,22 @@ impl Settler<'_> {
 struct Holder<'a> {
     settler: &'a Settler<'a>,
     record: Record,
+    /// Of what was sent again, until it is in the record.
+    ec2_request_id: Option<String>,
 }
 
 impl Holder<'_> {
     async fn look(&mut self) -> Result<Verdict, LedgerError> {
         let Settler { operations, meta, .. } = self.settler;
-        if self.record.scope != operations.backend().identity() {
-            let why = "the backend that it worked on is another by now".to_owned();
-            return Ok(step(State::Unresolved, None, why));
-        }
-        let (account, region) =
-            (AccountId::new(&self.record.account), Region::new(&self.record.region));
+        let Target { account, region } = self.record.target();
         let Ok(target) = operations.backend().resolve(Some(account), Some(region)) else {
             let why = "its account and Region are not served any more".to_owned();
             return Ok(step(State::Unresolved, None, why));
         };
+        if !is_here(operations, &self.record) {
+            let why = "the backend that it worked on is another by now".to_owned();
+            return Ok(step(State::Unresolved, None, why));
+        }
         let work = operations.work(meta, target, true);
         let mut sent = false;
         for _ in 0..MAX_ROUNDS {
@@ -237,7 +241,7 @@ impl Holder<'_> {
             match judge(&plan, image.as_ref()) {
                 Seen::Done => return Ok(self.done(&work, &plan, image).await),
                 Seen::NotDone => {
-                    let left = self.resend(&plan, None);
+                    let left = self.resend(&work, &plan, image.as_ref(), None);
                     match left {
                         Some(left) => match self.send(&work, &plan, left).await? {
                             Some(verdict) => return Ok(verdict),
@@ -247,7 +251,7 @@ impl Holder<'_> {
                         None => return Ok(self.twice(&work, &plan).await),
                     }
                 }
-                Seen::Part(left) => match self.resend(&plan, Some(left)) {
+                Seen::Part(left) => match self.resend(&work, &plan, image.as_ref(), Some(left)) {
                     Some(left) => match self.send(&work, &plan, left).await? {
                         Some(verdict) => return Ok(verdict),
                         None => sent = true,
@@ -263,8 +267,15 @@ impl Holder<'_> {
         Ok(unclear("others change the group all the time"))
     }
 
-    /// What a live caller may send once more: rules by their ids, if the request was about nothing else.
-    fn resend(&self, plan: &Plan, left: Option<Vec<RuleId>>) -> Option<Vec<RuleId>> {
+    /// What a live caller may send once more: rules by their ids, if the request was about nothing else, and as far as
+    /// policies allow it today, with the group as it is.
+    fn resend(
+        &self,
+        work: &Work<'_>,
+        plan: &Plan,
+        image: Option<&GroupImage>,
+        left: Option<Vec<RuleId>>,
+    ) -> Option<Vec<RuleId>> {
         let Plan::Revoke { rules, unmatched, unmatched_ids, .. } = plan else { return None };
         let only_these = unmatched.is_empty() && unmatched_ids.is_empty();
         // A part is gone, so EC2 took the request: then the rest may go whatever else was asked for.
@@ -272,7 +283,10 @@ impl Holder<'_> {
             return None;
         }
         let ids = rules.iter().filter_map(|rule| rule.security_group_rule_id.as_deref());
-        Some(left.unwrap_or_else(|| ids.map(RuleId::new).collect()))
+        let left = left.unwrap_or_else(|| ids.map(RuleId::new).collect());
+        let direction = plan.direction()?;
+        revoke::may_revoke_ids(work, direction, image?, left.clone()).ok()?;
+        Some(left)
     }
 
     /// Sends what is left. None: read again.
@@ -284,10 +298,11 @@ impl Holder<'_> {
     ) -> Result<Option<Verdict>, LedgerError> {
         let Settler { ledger, timing, meta, .. } = self.settler;
         let started = Instant::now();
-        let note = format!("sent again by rule ids: {} of them", left.len());
+        let note = format!("to be sent again by rule ids: {} of them", left.len());
         let intent = Move {
             plan: Some(plan.clone()),
             hold: timing.hold(),
+            ec2_request_id: self.ec2_request_id.take(),
             note: Some(note),
             ..Move::to(State::InProgress)
         };
@@ -313,9 +328,14 @@ impl Holder<'_> {
         };
         let mut context = work.context.clone();
         context.deadline = started + timing.lease;
-        match work.backend.revoke(&context, &work.target, &request).await {
+        let answer = work.backend.revoke(&context, &work.target, &request).await;
+        self.ec2_request_id = match &answer {
+            Ok(revoked) => revoked.request_id.clone(),
+            Err(error) => error.request_id().cloned(),
+        };
+        match answer {
             // Read again: it is the read that proves all of it.
-            Ok(Revoked { .. }) => pause(work.backend.read_lag(), None).await,
+            Ok(_) => pause(work.backend.read_lag(), None).await,
             Err(BackendError::Refused(refusal)) if refusal.code.ends_with(".NotFound") => {
                 pause(work.backend.read_lag(), None).await;
             }
@@ -331,8 +351,15 @@ impl Holder<'_> {
 
     /// What was done is written down as the answer that got lost.
     async fn done(&self, work: &Work<'_>, plan: &Plan, image: Option<GroupImage>) -> Verdict {
-        let outcome = outcome(work, plan, image, read_back()).await;
-        let Settler { scribe, .. } = self.settler;
+        let Settler { operations, scribe, meta, .. } = self.settler;
+        // The answer is for the record's caller, whoever settles it: it shows what that one may see.
+        let outcome = if meta.principal.id() == self.record.caller {
+            outcome(work, plan, image, read_back()).await
+        } else {
+            let meta = CallMeta::of_record(&self.record, meta.deadline);
+            let theirs = operations.work(&meta, work.target.clone(), true);
+            outcome(&theirs, plan, image, read_back()).await
+        };
         let answer = scribe.record(&self.record.method, &self.record.id, Ok(outcome));
         let why = "read back: what was asked for is there".to_owned();
         step(State::Succeeded, Some(answer), why)
@@ -371,6 +398,12 @@ async fn pause(by: Duration, until: Option<Instant>) {
         let end = Instant::now() + by;
         sleep_until(until.map_or(end, |until| end.min(until))).await;
     }
+}
+
+/// Whether what a record changed is in the backend as it is now: another incarnation's group of the same name is another
+/// group.
+fn is_here(operations: &Operations, record: &Record) -> bool {
+    record.scope == canonical::scope(&operations.backend().identity(), &record.target())
 }
 
 /// The group that a plan is about, as it is now. An error: why it cannot be read, and whether that may stay so.
@@ -436,8 +469,27 @@ pub(super) async fn done_after_all(work: &Work<'_>, plan: &Plan, ours: bool) -> 
         plan => plan,
     };
     let image = read(work, &plan, &work.meta.operation_id).await.ok()?;
-    let done = judge(&plan, image.as_ref()) == Seen::Done;
-    if done { Some(outcome(work, &plan, image, read_back()).await) } else { None }
+    if judge(&plan, image.as_ref()) != Seen::Done {
+        return None;
+    }
+    work.is_read_back();
+    Some(outcome(work, &plan, image, read_back()).await)
+}
+
+/// A further attempt of a revoke of which reads alone said that it had no effect: the outcome, if the effect shows by now
+/// in the pre-image. Then there is nothing to send.
+pub(super) async fn done_before(
+    work: &Work<'_>,
+    image: &GroupImage,
+) -> Result<Option<Outcome>, Error> {
+    let Some(earlier @ Plan::Revoke { .. }) = work.earlier() else { return Ok(None) };
+    if judge(earlier, Some(image)) != Seen::Done {
+        return Ok(None);
+    }
+    work.check_plan(earlier)?;
+    work.nothing_to_send(earlier.clone());
+    work.is_read_back();
+    Ok(Some(outcome(work, earlier, Some(image.clone()), read_back()).await))
 }
 
 fn read_back() -> Warning {
@@ -448,7 +500,7 @@ fn read_back() -> Warning {
     }
 }
 
-/// The answer that got lost, as far as a read can tell it.
+/// The answer that got lost, as far as a read can tell it and its caller may see it.
 async fn outcome(
     work: &Work<'_>,
     plan: &Plan,
@@ -468,14 +520,18 @@ async fn outcome(
             }
             let unknown = revoke::unknown_of_record(work, plan, image.as_ref()).await;
             let all = unmatched.is_empty() && unmatched_ids.is_empty();
-            Outcome::Revoked(Box::new(RevokeOutcome {
+            let mut outcome = RevokeOutcome {
                 return_value: Some(true),
                 revoked,
                 unknown,
                 extent: if all { revoke::Extent::All } else { revoke::Extent::Part },
                 to_verify: None,
                 warnings,
-            }))
+            };
+            if image.is_some_and(|image| !work.may_read_rules(&image.group)) {
+                revoke::conceal(&mut outcome);
+            }
+            Outcome::Revoked(Box::new(outcome))
         }
         Plan::Authorize { group, rules, .. } => {
             let group_id = GroupId::new(&group.group_id);
@@ -496,16 +552,22 @@ async fn outcome(
             let authorized = Authorized { return_value: Some(true), rules, request_id: None };
             Outcome::Authorized(authorized, vec![warning])
         }
-        Plan::Create { .. } => Outcome::Created(Created {
-            group_id: image.as_ref().map(|image| image.group.id.to_string()),
-            tags: image.as_ref().map(|image| image.group.tags.clone()).unwrap_or_default(),
-            arn: image.as_ref().and_then(|image| image.group.arn.clone()),
-            request_id: None,
-        }),
-        Plan::Delete { group } => Outcome::Deleted(Deleted {
-            return_value: Some(true),
-            group_id: Some(group.group_id.clone()),
-            request_id: None,
-        }),
+        Plan::Create { .. } => {
+            let created = Created {
+                group_id: image.as_ref().map(|image| image.group.id.to_string()),
+                tags: image.as_ref().map(|image| image.group.tags.clone()).unwrap_or_default(),
+                arn: image.as_ref().and_then(|image| image.group.arn.clone()),
+                request_id: None,
+            };
+            Outcome::Created(created, vec![warning])
+        }
+        Plan::Delete { group } => {
+            let deleted = Deleted {
+                return_value: Some(true),
+                group_id: Some(group.group_id.clone()),
+                request_id: None,
+            };
+            Outcome::Deleted(deleted, vec![warning])
+        }
     }
 }

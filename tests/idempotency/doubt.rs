@@ -2,9 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use portcullis::api::proto::{
-    sandbox::v1::FaultKind,
-    v1::{self, WarningKind},
+use portcullis::{
+    api::proto::{
+        sandbox::v1::{Fault, FaultKind},
+        v1::{self, WarningKind},
+    },
+    ledger::SettledBy,
 };
 use tonic::{Code, Status};
 use tonic_health::pb::{
@@ -122,7 +125,7 @@ async fn in_the_background_it_is_settled_and_never_sent() {
     world.server.fault(FaultKind::ServerError, REVOKE).await;
     assert_in_doubt(world.revoke("b", https(NONDEFAULT_VPC_GROUP)).await);
     let record = world.until("RELEASED").await;
-    assert_eq!(record.settled_by, Some(portcullis::ledger::SettledBy::ReadBack));
+    assert_eq!(record.settled_by, Some(SettledBy::ReadBack));
     assert_eq!(world.server.effects().await, 1);
 }
 
@@ -156,6 +159,8 @@ async fn authorize_create_and_delete_are_settled_by_what_they_left() {
         let id = assert_in_doubt(groups.create_security_group(keyed(&key, create.clone())).await);
         let created = groups.create_security_group(keyed(&key, create)).await.unwrap().into_inner();
         assert_eq!(created.operation_id, id);
+        let warned = created.warnings.iter().any(|w| w.kind() == WarningKind::SettledByReadBack);
+        assert_eq!(warned, applied);
         assert_eq!(world.server.effects().await, effects + 2);
 
         world.server.fault(kind, DELETE).await;
@@ -165,6 +170,8 @@ async fn authorize_create_and_delete_are_settled_by_what_they_left() {
         assert_in_doubt(groups.delete_security_group(keyed(&key, delete.clone())).await);
         let deleted = groups.delete_security_group(keyed(&key, delete)).await.unwrap().into_inner();
         assert_eq!(deleted.return_value, Some(true));
+        let warned = deleted.warnings.iter().any(|w| w.kind() == WarningKind::SettledByReadBack);
+        assert_eq!(warned, applied);
         assert_eq!(world.server.effects().await, effects + 3);
     }
 }
@@ -218,13 +225,51 @@ async fn a_change_that_was_made_is_answered_although_the_ledger_lags() {
 }
 
 #[tokio::test]
+async fn a_ledger_that_does_not_answer_takes_no_answer_away() {
+    let mut world = slow().await;
+    world.ledger.hang_moves.store(1, Ordering::SeqCst);
+    let mut request = keyed("k", https(DEFAULT_VPC_GROUP));
+    request.metadata_mut().insert("grpc-timeout", "900m".parse().unwrap());
+    let answer = world.server.patient().revoke_egress(request).await.unwrap().into_inner();
+    assert!(answer.warnings.iter().any(|warning| warning.kind() == WarningKind::LedgerLags));
+    let record = world.until("SUCCEEDED").await;
+    assert_eq!(record.id, answer.operation_id);
+    assert_eq!(world.server.effects().await, 1);
+}
+
+/// Reads lag for longer than the hold: twice they show the rule that has gone, and it seems that nothing was done.
+#[tokio::test]
+async fn an_effect_that_shows_after_it_was_given_up_is_still_the_operations_own() {
+    for still_stale in [0, 1] {
+        let mut world = quick().await;
+        world.server.fault(FaultKind::LoseAnswer, REVOKE).await;
+        let id = assert_in_doubt(world.revoke("k", https(NONDEFAULT_VPC_GROUP)).await);
+        let kind = FaultKind::StaleRead.into();
+        world.server.inject(Fault { kind, count: 1000, ..Default::default() }).await;
+        let record = world.until("RELEASED").await;
+        assert_eq!(record.settled_by, Some(SettledBy::ReadBack));
+        world.server.clear_faults().await;
+        if still_stale > 0 {
+            world.server.inject(Fault { kind, count: still_stale, ..Default::default() }).await;
+        }
+        let answer = world.revoke("k", https(NONDEFAULT_VPC_GROUP)).await.unwrap().into_inner();
+        assert_eq!(answer.warnings[0].kind(), WarningKind::SettledByReadBack);
+        assert_eq!((answer.operation_id, answer.revoked_security_group_rules.len()), (id, 1));
+        let record = world.records().await.pop().unwrap();
+        assert_eq!((record.state.as_str(), record.attempts), ("SUCCEEDED", 2));
+        assert_eq!(record.settled_by, Some(SettledBy::ReadBack));
+        assert_eq!(world.server.effects().await, 1, "{still_stale}");
+    }
+}
+
+#[tokio::test]
 async fn a_holder_that_was_fenced_out_answers_what_the_record_says() {
     let mut world = quick().await;
     // EC2 takes longer than the hold; meanwhile the background looks, sees the rule there and waits, or gone.
     world.delay_a_revoke(1000).await;
     let answer = world.revoke("k", https(DEFAULT_VPC_GROUP)).await;
     let record = world.until("SUCCEEDED").await;
-    assert_eq!(record.settled_by, Some(portcullis::ledger::SettledBy::ReadBack));
+    assert_eq!(record.settled_by, Some(SettledBy::ReadBack));
     assert_eq!(world.server.effects().await, 1);
     match answer {
         Ok(answer) => assert_eq!(answer.into_inner().operation_id, record.id),
@@ -243,7 +288,7 @@ async fn what_was_sent_is_finished_and_recorded_after_the_deadline() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
     let record = world.until("SUCCEEDED").await;
     assert_eq!(record.id, id);
-    assert_eq!(record.settled_by, Some(portcullis::ledger::SettledBy::Ec2Answer));
+    assert_eq!(record.settled_by, Some(SettledBy::Ec2Answer));
     let again = world.revoke("k", https(DEFAULT_VPC_GROUP)).await.unwrap();
     assert!(is_replayed(again.metadata()));
 }

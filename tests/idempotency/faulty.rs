@@ -23,6 +23,8 @@ pub struct Faulty {
     pub lose_intents: AtomicUsize,
     /// So many moves fail before anything is written.
     pub fail_moves: AtomicUsize,
+    /// So many moves have no answer at all, and are not written.
+    pub hang_moves: AtomicUsize,
     pub intents: Arc<AtomicUsize>,
 }
 
@@ -33,6 +35,7 @@ impl Faulty {
             down: AtomicBool::default(),
             lose_intents: AtomicUsize::default(),
             fail_moves: AtomicUsize::default(),
+            hang_moves: AtomicUsize::default(),
             intents: Arc::default(),
         }
     }
@@ -76,6 +79,9 @@ impl Ledger for Faulty {
             self.up()?;
             if count_down(&self.fail_moves) {
                 return Err(lost());
+            }
+            if count_down(&self.hang_moves) {
+                std::future::pending::<()>().await;
             }
             self.inner.advance(id, fence, step).await
         })

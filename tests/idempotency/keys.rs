@@ -1,10 +1,13 @@
 //! The table of design.md section 3: what a call with a known key gets.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
-use portcullis::api::proto::{
-    sandbox::v1::{Fault, FaultKind},
-    v1::OnUnknown,
+use portcullis::{
+    access::Access,
+    api::proto::{
+        sandbox::v1::{Fault, FaultKind},
+        v1::{self, OnUnknown, WarningKind, operation_service_client::OperationServiceClient},
+    },
 };
 use prost::Message;
 use tokio::task::JoinSet;
@@ -56,6 +59,7 @@ async fn a_refusal_is_replayed_although_the_rule_exists_by_now() {
         one == format!("{:?} {:?}", b.error_info().unwrap().reason, b.resource_info())
     };
     assert!(same(&first, &again), "{first:?} {again:?}");
+    assert_eq!(world.records().await[0].ec2_request_ids.len(), 1);
     let id =
         |details: &tonic_types::ErrorDetails| details.request_info().unwrap().request_id.clone();
     assert_ne!(id(&first), id(&again));
@@ -235,4 +239,101 @@ async fn a_record_has_what_an_auditor_asks_for() {
     assert!(record.group.ends_with(DEFAULT_VPC_GROUP), "{}", record.group);
     assert_eq!(record.request["GroupId"], DEFAULT_VPC_GROUP);
     assert_eq!(record.plan.group().group_id, DEFAULT_VPC_GROUP);
+}
+
+#[tokio::test]
+async fn an_equal_call_without_a_key_gets_the_answer_of_the_one_in_doubt() {
+    let mut world = undisturbed(Arc::new(Access::allow_all())).await;
+    world.server.fault(FaultKind::LoseAnswer, REVOKE).await;
+    let lost = world.server.revoke_request(https(NONDEFAULT_VPC_GROUP)).await;
+    assert_eq!(refusal(lost), (Code::Unknown, "OUTCOME_UNKNOWN".into()));
+    // Somebody adds the rule again: it is not this caller's to remove.
+    world.add_outside(NONDEFAULT_VPC_GROUP, 443, "10.0.0.0/8").await;
+    let answer = world.server.revoke_request(https(NONDEFAULT_VPC_GROUP)).await.unwrap();
+    assert_eq!(answer.warnings[0].kind(), WarningKind::SettledByReadBack);
+    let records = world.records().await;
+    assert_eq!((records.len(), records[0].id.as_str()), (1, answer.operation_id.as_str()));
+    world.server.rule_id(NONDEFAULT_VPC_GROUP, 443, "10.0.0.0/8").await;
+    assert_eq!(world.server.effects().await, 1);
+}
+
+#[tokio::test]
+async fn without_a_key_nothing_is_sent_again_for_another_call() {
+    let mut world = undisturbed(Arc::new(Access::allow_all())).await;
+    world.server.fault(FaultKind::ServerError, REVOKE).await;
+    world.server.revoke_request(https(NONDEFAULT_VPC_GROUP)).await.unwrap_err();
+    let answer = world.server.revoke_request(https(NONDEFAULT_VPC_GROUP)).await.unwrap();
+    // It ran by itself, once it was clear that the first had no effect.
+    assert_eq!(world.states().await, ["SUCCEEDED", "RELEASED"]);
+    let records = world.records().await;
+    assert_eq!(records[0].id, answer.operation_id);
+    assert!(records.iter().all(|record| record.attempts == 1), "{records:?}");
+    assert_eq!(world.server.effects().await, 1);
+}
+
+#[tokio::test]
+async fn a_replay_by_the_groups_name_asks_ec2_nothing() {
+    let mut world = quick().await;
+    let request = v1::AuthorizeIngressRequest {
+        group_name: Some(world.server.group(DEFAULT_VPC_GROUP).await.group_name.unwrap()),
+        ip_permissions: vec![tcp(8444, "10.0.0.0/8")],
+        ..Default::default()
+    };
+    let mut groups = world.server.groups.clone();
+    let first = groups.authorize_ingress(keyed("k", request.clone())).await.unwrap();
+    let kind = FaultKind::ServerError.into();
+    world.server.inject(Fault { kind, count: 100, ..Default::default() }).await;
+    let again = groups.authorize_ingress(keyed("k", request)).await.unwrap();
+    assert!(is_replayed(again.metadata()));
+    assert_eq!(first.into_inner(), again.into_inner());
+}
+
+#[tokio::test]
+async fn a_key_is_of_one_account_and_region() {
+    let mut world = quick().await;
+    let there = "sg-0a000000000000001";
+    let state = serde_json::json!({
+        "Vpcs": [{"VpcId": "vpc-0a000000000000000", "IsDefault": true, "CidrBlock": "172.31.0.0/16",
+            "OwnerId": "123456789012", "Region": "eu-west-1"}],
+        "SecurityGroups": [{"GroupId": there, "GroupName": "there", "Description": "another Region's",
+            "OwnerId": "123456789012", "VpcId": "vpc-0a000000000000000", "IpPermissionsEgress": [
+                {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}]}],
+    });
+    world.server.load(&state.to_string()).await;
+    let target = v1::Target { region: "eu-west-1".into(), ..Default::default() };
+    let elsewhere = v1::RevokeEgressRequest { target: Some(target.clone()), ..https(there) };
+    let here = world.revoke("k", https(DEFAULT_VPC_GROUP)).await.unwrap().into_inner();
+    let other = world.revoke("k", elsewhere).await.unwrap();
+    assert!(!is_replayed(other.metadata()));
+    let other = other.into_inner();
+    assert_ne!(here.operation_id, other.operation_id);
+    assert_eq!(world.server.effects().await, 2);
+    // The newest, unless it is said which.
+    let mut operations = OperationServiceClient::new(world.server.channel.clone());
+    let home = v1::Target { region: "us-east-1".into(), ..Default::default() };
+    for (target, id) in [
+        (None, &other.operation_id),
+        (Some(target), &other.operation_id),
+        (Some(home.clone()), &here.operation_id),
+    ] {
+        let idempotency_key = "k".to_owned();
+        let request = v1::GetOperationRequest { idempotency_key, target, ..Default::default() };
+        let operation = operations.get_operation(request).await.unwrap().into_inner().operation;
+        assert_eq!(operation.unwrap().operation_id, *id);
+    }
+    let operation_id = here.operation_id;
+    let request =
+        v1::GetOperationRequest { operation_id, target: Some(home), ..Default::default() };
+    let status = operations.get_operation(request).await.unwrap_err();
+    assert_eq!(violations(&status)[0].0, "target");
+}
+
+#[tokio::test]
+async fn a_peers_name_beside_its_id_is_no_other_request() {
+    let world = quick().await;
+    let plain = by_permissions(NONDEFAULT_VPC_GROUP, vec![tcp_group(22, OTHER_GROUP)]);
+    let mut pasted = plain.clone();
+    pasted.ip_permissions[0].user_id_group_pairs[0].group_name = Some("other".into());
+    world.revoke("k", plain).await.unwrap();
+    assert!(is_replayed(world.revoke("k", pasted).await.unwrap().metadata()));
 }

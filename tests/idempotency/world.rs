@@ -15,6 +15,7 @@ use portcullis::{
     ledger::{Filter, Ledger, Record, Terms, memory::Memory},
     middleware::idempotency::Books,
     operations::Timing,
+    server::{Parts, ServerStatus},
 };
 use tonic::{Request, Response, Status};
 
@@ -40,7 +41,17 @@ pub async fn slow() -> World {
     start_timed(Access::allow_all(), Timing::new(Duration::from_secs(100), Duration::ZERO)).await
 }
 
+/// As [`quick`], and only calls settle. With policies.
+pub async fn undisturbed(access: Arc<Access>) -> World {
+    let timing = Timing::new(Duration::from_millis(50), Duration::ZERO);
+    start_settling(access, timing, Duration::from_secs(3600)).await
+}
+
 pub async fn start_timed(access: Access, timing: Timing) -> World {
+    start_settling(Arc::new(access), timing, Duration::from_millis(100)).await
+}
+
+async fn start_settling(access: Arc<Access>, timing: Timing, settle_every: Duration) -> World {
     let memory = Memory::new(Terms::default(), Arc::new(SystemClock));
     let ledger = Arc::new(Faulty::new(memory));
     let books = Books {
@@ -48,9 +59,10 @@ pub async fn start_timed(access: Access, timing: Timing) -> World {
         scribe: Arc::new(ProtoScribe),
         timing,
         key_required: false,
-        settle_every: Duration::from_millis(100),
+        settle_every,
     };
-    World { server: start_with_books(books, access).await, ledger }
+    let parts = Parts { access, books, ..parts(nobody().await) };
+    World { server: serve(parts, ServerStatus::default()).await, ledger }
 }
 
 /// A request with a key and the client's deadline.

@@ -148,7 +148,7 @@ async fn exactly_one_of_id_and_key() {
         ("x".repeat(65), String::new(), "operation_id"),
         ("op 1".into(), String::new(), "operation_id"),
     ] {
-        let request = GetOperationRequest { operation_id, idempotency_key };
+        let request = GetOperationRequest { operation_id, idempotency_key, target: None };
         let status = world.ask("alice", request.clone()).await.unwrap_err();
         assert_eq!(violations(&status)[0].0, field, "{request:?}");
     }

@@ -27,11 +27,17 @@ type Result<T> = std::result::Result<T, Vec<Violation>>;
 /// Which operation.
 pub fn get(request: &v1::GetOperationRequest) -> Result<Which> {
     let mut checks = Checks::default();
-    let v1::GetOperationRequest { operation_id, idempotency_key } = request;
+    let v1::GetOperationRequest { operation_id, idempotency_key, target } = request;
+    let (account, region) = checks.target(target.clone());
+    if !operation_id.is_empty() && (account.is_some() || region.is_some()) {
+        let message =
+            "An operation_id tells where it is: give a target with an idempotency_key only.";
+        checks.refuse::<()>("target", super::COMBINATION, message);
+    }
     let which = match (given(Some(operation_id)), given(Some(idempotency_key))) {
         (Some(id), None) => checks.operation_id(id).map(Which::Id),
         (None, Some(key)) => match Key::parse(key) {
-            Some(key) => Some(Which::Key(key)),
+            Some(key) => Some(Which::Key(key, account, region)),
             None => {
                 let message = "Expecting 1 to 255 visible ASCII characters.";
                 checks.refuse("idempotency_key", INVALID_VALUE, message)
@@ -46,7 +52,7 @@ pub fn get(request: &v1::GetOperationRequest) -> Result<Which> {
             checks.refuse("idempotency_key", super::COMBINATION, message)
         }
     };
-    which.ok_or(checks.violations)
+    which.filter(|_| checks.violations.is_empty()).ok_or(checks.violations)
 }
 
 /// Which operations, and which page of them.

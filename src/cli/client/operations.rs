@@ -77,6 +77,12 @@ pub struct GetOperation {
     /// The idempotency key that the change was called with, by the same caller
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    /// With a key: only in this account
+    #[arg(long, value_name = "ID", conflicts_with = "operation_id")]
+    account_id: Option<String>,
+    /// With a key: only in this Region
+    #[arg(long, value_name = "REGION", conflicts_with = "operation_id")]
+    region: Option<String>,
     /// What all commands take.
     #[command(flatten)]
     reach: Reach,
@@ -149,6 +155,10 @@ impl Operations {
                 let request = v1::GetOperationRequest {
                     operation_id: args.operation_id.clone().unwrap_or_default(),
                     idempotency_key: args.idempotency_key.clone().unwrap_or_default(),
+                    target: Some(v1::Target {
+                        account_id: args.account_id.clone().unwrap_or_default(),
+                        region: args.region.clone().unwrap_or_default(),
+                    }),
                 };
                 let answer = server.exchange(request, |channel, request| async move {
                     let service = Service::new(channel);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Run, in_doubt};
 use crate::{
@@ -76,8 +76,10 @@ impl Run {
         let to_verify = to_verify(&result);
         let hold = timing.attempt + timing.grace;
         let mut step = Move {
+            // What a further round came to, where it had nothing left to send.
+            plan: kept.unsent,
             ec2_request_id: kept.ec2_request_id,
-            settled_by: Some(SettledBy::Ec2Answer),
+            settled_by: Some(settled_by(kept.read_back)),
             ..Move::to(state)
         };
         let failure = match (state, result) {
@@ -103,7 +105,7 @@ impl Run {
             }
         };
         let mut lags = false;
-        match self.books.ledger.advance(&record.id, record.fence, &step).await {
+        match self.write_down(record, &step).await {
             Ok(record) => {
                 trace::event("outcome recorded");
                 self.left(&record);
@@ -137,6 +139,21 @@ impl Run {
         }
     }
 
+    /// Writes an outcome down. A ledger that does not answer does not take the caller's answer away: at the last moment
+    /// it goes out without.
+    async fn write_down(&self, record: &Record, step: &Move) -> Result<Record, LedgerError> {
+        let writing = self.books.ledger.advance(&record.id, record.fence, step);
+        let last = self.last_moment();
+        if last <= Instant::now() {
+            // Nobody waits for the answer any more.
+            return writing.await;
+        }
+        let late = "no answer before the caller's deadline";
+        timeout_at(last, writing)
+            .await
+            .unwrap_or_else(|_| Err(LedgerError::Unavailable(late.to_owned())))
+    }
+
     /// Nothing had to be sent, and the answer is final all the same: the next call with the key gets it, too.
     async fn conclude_unsent(
         self,
@@ -148,8 +165,8 @@ impl Run {
     ) -> Result<Outcome, Error> {
         let Some(plan) = kept.unsent else { return result };
         let recorded = self.books.scribe.record(meta.method, &journal.draft().id, result);
-        let intent =
-            Intent { plan, conclusion: Some((state, recorded.clone())), ..journal.draft().clone() };
+        let conclusion = (state, recorded.clone(), settled_by(kept.read_back));
+        let intent = Intent { plan, conclusion: Some(conclusion), ..journal.draft().clone() };
         let quicker = match self.books.ledger.intend(&intent).await {
             Ok(Intended::Written(record)) => {
                 self.left(&record);
@@ -217,6 +234,11 @@ impl Run {
     fn writer(&self) -> (Arc<dyn Ledger>, Metrics) {
         (self.books.ledger.clone(), self.operations.metrics().clone())
     }
+}
+
+/// A read that shows an earlier attempt's effect is not EC2's answer.
+fn settled_by(read_back: bool) -> SettledBy {
+    if read_back { SettledBy::ReadBack } else { SettledBy::Ec2Answer }
 }
 
 /// Tries a write again until it is done, is refused, or is somebody else's to do.

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::{outcome, read};
+use super::{is_here, outcome, read};
 use crate::{
     ledger::{Move, Record, SettledBy, State},
     operations::{CallMeta, Operations, Scribe, Warning, WarningKind},
     principal::Principal,
-    rule::{AccountId, Region},
 };
 
 /// How long the group is read for what only it can tell. The target may be gone: then the record alone makes the answer.
@@ -42,12 +41,8 @@ async fn answer(
     record: &Record,
 ) -> crate::ledger::Recorded {
     let meta = CallMeta::of_record(record, Instant::now() + READ);
-    let (account, region) = (AccountId::new(&record.account), Region::new(&record.region));
-    let target = crate::rule::Target { account, region };
-    let work = operations.work(&meta, target, true);
-    // Another incarnation's group of the same name is another group.
-    let same_place = record.scope == operations.backend().identity();
-    let image = if same_place {
+    let work = operations.work(&meta, record.target(), true);
+    let image = if is_here(operations, record) {
         timeout(READ, read(&work, &record.plan, &record.id)).await
     } else {
         Ok(Ok(None))

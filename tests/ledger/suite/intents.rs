@@ -1,6 +1,6 @@
 //! Intents, keys and groups.
 
-use portcullis::ledger::{Intended, Intent, LedgerError, Record, State};
+use portcullis::ledger::{Intended, Intent, LedgerError, Record, SettledBy, State};
 
 use super::{
     Bench, DAY, HOUR, MINUTE, TERMS, again, all, answer, group, id, in_state, intend_all, intent,
@@ -43,7 +43,7 @@ pub async fn what_is_answered_is_what_is_stored(bench: &mut dyn Bench) {
 pub async fn an_intent_may_be_born_settled(bench: &mut dyn Bench) {
     let ledger = bench.ledger();
     for (n, state) in [(1, State::Succeeded), (2, State::Refused)] {
-        let conclusion = Some((state, answer("known before")));
+        let conclusion = Some((state, answer("known before"), SettledBy::Ec2Answer));
         let wanted = Intent { conclusion, group: group(0), ..keyed(n, &format!("k{n}")) };
         let record = write(&ledger, &wanted).await;
         assert_eq!((record.state, record.fence, record.attempts), (state, 1, 1));
@@ -58,7 +58,8 @@ pub async fn an_intent_may_be_born_settled(bench: &mut dyn Bench) {
 pub async fn what_is_not_final_is_not_born(bench: &mut dyn Bench) {
     let ledger = bench.ledger();
     for state in [State::InProgress, State::Released, State::InDoubt, State::Unresolved] {
-        let wanted = Intent { conclusion: Some((state, answer(""))), ..keyed(1, "k") };
+        let wanted =
+            Intent { conclusion: Some((state, answer(""), SettledBy::Ec2Answer)), ..keyed(1, "k") };
         let refused = ledger.intend(&wanted).await;
         assert!(matches!(refused, Err(LedgerError::Forbidden(_))), "{state}: {refused:?}");
         assert!(look(&ledger, &wanted).await.by_key.is_none());
@@ -158,7 +159,7 @@ pub async fn what_runs_again_may_be_born_settled(bench: &mut dyn Bench) {
     let ledger = bench.ledger();
     let wanted = keyed(1, "k");
     let released = in_state(&ledger, &wanted, State::Released).await;
-    let conclusion = Some((State::Refused, answer("now refused")));
+    let conclusion = Some((State::Refused, answer("now refused"), SettledBy::Ec2Answer));
     let next = Intent { conclusion, ..again(&released, &wanted) };
     let record = write(&ledger, &next).await;
     assert_eq!((record.state, record.attempts), (State::Refused, 2));
@@ -228,7 +229,7 @@ pub async fn a_group_has_one_unsettled_operation(bench: &mut dyn Bench) {
             let busy = ledger.intend(&wanted).await.unwrap();
             assert!(matches!(busy, Intended::GroupBusy(other) if *other == record), "{state}");
         }
-        let born = Some((State::Succeeded, answer("")));
+        let born = Some((State::Succeeded, answer(""), SettledBy::Ec2Answer));
         let settled = Intent { conclusion: born, group: group(1), ..intent(3) };
         let busy = ledger.intend(&settled).await.unwrap();
         assert!(matches!(busy, Intended::GroupBusy(_)), "{busy:?}");
@@ -303,7 +304,8 @@ pub async fn one_bad_intent_among_many_fails_alone(bench: &mut dyn Bench) {
     let tasks: Vec<_> = (1..=64)
         .map(|n| {
             let ledger = ledger.clone();
-            let conclusion = (n % 4 == 0).then(|| (State::InDoubt, answer("")));
+            let conclusion =
+                (n % 4 == 0).then(|| (State::InDoubt, answer(""), SettledBy::Ec2Answer));
             let fence = u64::from(n % 4 == 1);
             let intent = Intent { conclusion, fence, ..intent(n) };
             tokio::spawn(async move { ledger.intend(&intent).await })
