@@ -80,7 +80,8 @@ fn assert_known(expression: &str, metrics: &[Metric]) {
         );
     }
     // A quantile is only as exact as the buckets around it: an alert's limit has to be one of them.
-    if let Some((_, limit)) = expression.trim().rsplit_once("))) > ") {
+    for rest in expression.split("))) > ").skip(1) {
+        let limit = rest.split_whitespace().next().unwrap();
         let name = asked.metrics.iter().find(|name| name.ends_with("_bucket")).unwrap();
         let metric = metrics.iter().find(|metric| metric.is(name)).unwrap();
         assert!(
@@ -231,11 +232,41 @@ fn the_trust_policy_is_the_documented_one() {
     }
 }
 
-/// Settings, log fields, reasons and panels that the runbook sends people to.
+/// Who is woken finds in each entry what it means, how to look, what to do and whom to call; its queries ask for what there is.
+#[test]
+fn every_entry_of_the_runbook_can_be_worked_with() {
+    let runbook = read("docs/runbook.md");
+    let metrics = metrics();
+    let mut queries = 0;
+    for entry in runbook.split("\n### ").skip(1) {
+        let name = entry.lines().next().unwrap();
+        // What follows belongs to the next chapter.
+        let entry = entry.split("\n## ").next().unwrap();
+        let parts = ["Means", "Look", "Do", "Escalate"].map(|part| format!("\n**{part}.**"));
+        let at: Vec<usize> = parts
+            .iter()
+            .map(|part| entry.find(part).unwrap_or_else(|| panic!("{name}: no{part}")))
+            .collect();
+        assert!(at.is_sorted(), "{name}: its parts are in another order");
+        // A command, a query, or a link to the entry that has them.
+        let look = &entry[at[1]..at[2]];
+        assert!(look.contains('`') || look.contains("](#"), "{name}: nothing to look with");
+        for block in entry.split("```promql\n").skip(1) {
+            for query in block.split("```").next().unwrap().lines() {
+                assert_known(query, &metrics);
+                queries += 1;
+            }
+        }
+    }
+    assert!(queries >= 10, "{queries}");
+}
+
+/// Settings, metrics, log fields, reasons and panels that the runbook sends people to.
 #[test]
 fn the_runbook_names_what_there_is() {
     let runbook = read("docs/runbook.md");
     let (settings, errors) = (read("docs/configuration.md"), read("docs/errors.md"));
+    let metrics = metrics();
     let lines = read("src/middleware/observe.rs") + &read("src/operations/audit.rs");
     let is_name = |text: &str| {
         text.contains('_') && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
@@ -248,9 +279,11 @@ fn the_runbook_names_what_there_is() {
     for name in &names {
         let is_field = lines.contains(&format!("{name} = "));
         // PostgreSQL's own.
-        let known =
-            settings.contains(&format!("`{name}`")) || is_field || name == "track_io_timing";
-        assert!(known, "docs/runbook.md: {name} is no setting, and no field of the log");
+        let known = settings.contains(&format!("`{name}`"))
+            || metrics.iter().any(|metric| metric.is(name))
+            || is_field
+            || name == "track_io_timing";
+        assert!(known, "docs/runbook.md: {name} is no setting, no metric and no field of the log");
     }
     let panels: BTreeSet<String> =
         dashboard().iter().filter_map(|panel| panel["title"].as_str().map(str::to_owned)).collect();
@@ -272,15 +305,58 @@ fn the_runbook_names_what_there_is() {
     }
 }
 
+/// A setting's default.
+fn default(name: &str) -> u64 {
+    let settings = read("docs/configuration.md");
+    let (_, rest) = settings.split_once(&format!("### `{name}`")).expect(name);
+    let (_, rest) = rest.split_once("- default: `").expect(name);
+    rest.split('`').next().unwrap().parse().unwrap()
+}
+
+/// Killed before the end it loses the last lines, and calls that would have been finished. The chart adds up for itself,
+/// which scripts/check-deploy looks at.
+#[test]
+fn who_ends_the_program_waits_for_its_end() {
+    let seconds = |file: &str, name: &str| -> u64 {
+        let text = read(file);
+        let (_, rest) = text
+            .split_once(&format!("{name}: Duration = Duration::from_secs("))
+            .unwrap_or_else(|| panic!("{file}: no {name}"));
+        rest.split(')').next().unwrap().parse().unwrap()
+    };
+    let ends = seconds("src/server.rs", "LAST_LINES")
+        + seconds("src/telemetry.rs", "FLUSH_TIMEOUT")
+        + seconds("src/telemetry/otlp.rs", "MARGIN");
+    let drain = read("docs/drain.md");
+    assert!(drain.contains(&format!("| the ends of log and telemetry | {ends} |")), "{ends}");
+    let takes =
+        (default("drain_delay_ms") + default("drain_timeout_ms") + default("otlp_timeout_ms"))
+            / 1000
+            + ends;
+    let unit = read("deploy/systemd/portcullis.service");
+    let (_, waits) = unit.split_once("\nTimeoutStopSec=").unwrap();
+    let compose = values(&read("deploy/compose/compose.yaml"), "stop_grace_period").remove(0);
+    for waits in [waits.lines().next().unwrap(), compose.trim_end_matches('s')] {
+        let waits: u64 = waits.parse().unwrap();
+        assert!(waits >= takes + 5, "{waits} s are too few for {takes}");
+        assert!(drain.contains(&format!("the compose file have {waits}.")), "{waits}");
+    }
+}
+
+/// Keys that are fetched as rarely as the settings say are none to get up for.
+#[test]
+fn keys_are_old_when_fetching_has_failed_for_hours() {
+    let limit = format!("> 6 * 3600 + {}", default("jwks_refresh_interval_ms") / 1000);
+    let rules = rules();
+    let rule = rules.iter().find(|rule| rule.contains("portcullis_keys_age_seconds")).unwrap();
+    assert!(rule.contains(&limit), "{limit}: {rule}");
+    // The chart puts its own value there.
+    assert!(read("deploy/helm/portcullis/templates/monitoring.yaml").contains(&limit[2..]));
+}
+
 /// `keepalive_timeout_ms` (10 s): what the documents say of a setting is its default.
 #[test]
 fn times_in_the_documents_are_the_defaults() {
-    let settings = read("docs/configuration.md");
-    let default = |name: &str| {
-        let (_, rest) = settings.split_once(&format!("### `{name}`")).expect(name);
-        let (_, rest) = rest.split_once("- default: `").expect(name);
-        rest.split('`').next().unwrap().parse::<u64>().unwrap()
-    };
     let mut told = 0;
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap() {
         let path = entry.unwrap().path();

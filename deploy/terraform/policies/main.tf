@@ -9,13 +9,21 @@ locals {
   iam = "${path.module}/../../iam"
 
   documents = {
-    for name in ["server", "server-trust", "target", "target-trust"] : name => replace(replace(replace(replace(replace(
+    for name in ["server", "server-trust", "server-trust-pod-identity", "server-trust-instance", "target", "target-trust"] : name => replace(replace(replace(replace(replace(replace(
       file("${local.iam}/${name}.json"),
       "arn:aws:iam::111122223333:role/portcullis-server", var.server_role_arn),
       "arn:aws:iam::111122223333:oidc-provider", "arn:aws:iam::${split(":", var.server_role_arn)[4]}:oidc-provider"),
       "oidc.eks.us-east-1.amazonaws.com/id/EXAMPLE", var.oidc_issuer),
       "123456789012", var.account_id),
+      "ec2.amazonaws.com", var.partition == "aws-cn" ? "ec2.amazonaws.com.cn" : "ec2.amazonaws.com"),
     "\"arn:aws:", "\"arn:${var.partition}:")
+  }
+
+  # Who may be the service, by where it runs.
+  trusts = {
+    irsa         = "server-trust"
+    pod-identity = "server-trust-pod-identity"
+    instance     = "server-trust-instance"
   }
 
   vpcs = [for id in var.vpc_ids : "arn:${var.partition}:ec2:*:${var.account_id}:vpc/${id}"]
@@ -49,11 +57,16 @@ module "target_trust" {
 module "server" {
   source    = "./fill"
   text      = local.documents["server"]
-  resources = { BecomeTheTargets = var.target_role_arns }
+  resources = { for sid in ["BecomeTheTargets", "NameTheCaller"] : sid => var.target_role_arns }
+  omit      = var.session_per_principal ? [] : ["NameTheCaller"]
 }
 
 module "server_trust" {
-  source     = "./fill"
-  text       = local.documents["server-trust"]
-  conditions = { "${var.oidc_issuer}:sub" = [var.service_account] }
+  source = "./fill"
+  text   = local.documents[local.trusts[var.runs_on]]
+  conditions = {
+    "${var.oidc_issuer}:sub" = [var.service_account]
+    "aws:SourceArn"          = [var.cluster_arn]
+    "aws:SourceAccount"      = [split(":", var.server_role_arn)[4]]
+  }
 }

@@ -4,7 +4,7 @@ output "server" {
 }
 
 output "server_trust" {
-  description = "Who may be the service's own role: a Kubernetes service account (IRSA)."
+  description = "Who may be the service's own role, by runs_on."
   value       = module.server_trust.json
 }
 

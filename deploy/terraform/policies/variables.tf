@@ -74,14 +74,30 @@ variable "target_role_arns" {
   default     = ["arn:aws:iam::123456789012:role/portcullis"]
 }
 
+variable "runs_on" {
+  description = "Where the service gets its credentials from: irsa (a service account, by the cluster's OIDC issuer), pod-identity (EKS Pod Identity) or instance (an EC2 instance's profile)."
+  type        = string
+  default     = "irsa"
+  validation {
+    condition     = contains(["irsa", "pod-identity", "instance"], var.runs_on)
+    error_message = "irsa, pod-identity or instance."
+  }
+}
+
+variable "cluster_arn" {
+  description = "With pod-identity: the cluster that may give the role to its pods."
+  type        = string
+  default     = "arn:aws:eks:us-east-1:111122223333:cluster/EXAMPLE"
+}
+
 variable "oidc_issuer" {
-  description = "The cluster's OIDC issuer, without https://."
+  description = "With irsa: the cluster's OIDC issuer, without https://."
   type        = string
   default     = "oidc.eks.us-east-1.amazonaws.com/id/EXAMPLE"
 }
 
 variable "service_account" {
-  description = "Who may be the service: system:serviceaccount:NAMESPACE:NAME."
+  description = "With irsa: who may be the service, system:serviceaccount:NAMESPACE:NAME."
   type        = string
   default     = "system:serviceaccount:portcullis:portcullis"
 }

@@ -1,10 +1,13 @@
-# The service's own role, for a Kubernetes service account (IRSA). All that it may do is assume the targets' roles.
+# The service's own role: for a Kubernetes service account (IRSA, or EKS Pod Identity), or for an EC2 instance. All that it may
+# do is assume the targets' roles.
 #
 #     module "portcullis_server" {
 #       source           = ".../deploy/terraform/server-role"
 #       oidc_issuer      = trimprefix(aws_eks_cluster.this.identity[0].oidc[0].issuer, "https://")
 #       target_role_arns = ["arn:aws:iam::123456789012:role/portcullis"]
 #     }
+#
+# or runs_on = "pod-identity" with cluster_arn, or runs_on = "instance", whose instance_profile_name goes to the instance.
 
 terraform {
   required_version = ">= 1.6"
@@ -22,13 +25,30 @@ variable "name" {
   default     = "portcullis-server"
 }
 
-variable "oidc_issuer" {
-  description = "The cluster's OIDC issuer, without https://. Its aws_iam_openid_connect_provider must be there."
+variable "runs_on" {
+  description = "irsa, pod-identity or instance."
   type        = string
+  default     = "irsa"
+}
+
+variable "oidc_issuer" {
+  description = "With irsa: the cluster's OIDC issuer, without https://. Its aws_iam_openid_connect_provider must be there."
+  type        = string
+  default     = ""
+  validation {
+    condition     = !startswith(var.oidc_issuer, "https://")
+    error_message = "Without https://."
+  }
+}
+
+variable "cluster_arn" {
+  description = "With pod-identity: the cluster. The association is made beside this, with disableSessionTags (deploy/README.md)."
+  type        = string
+  default     = ""
 }
 
 variable "service_account" {
-  description = "Who may be the service: system:serviceaccount:NAMESPACE:NAME."
+  description = "With irsa: who may be the service, system:serviceaccount:NAMESPACE:NAME."
   type        = string
   default     = "system:serviceaccount:portcullis:portcullis"
 }
@@ -36,6 +56,12 @@ variable "service_account" {
 variable "target_role_arns" {
   description = "The roles of the target accounts."
   type        = list(string)
+}
+
+variable "session_per_principal" {
+  description = "Whether any target has session_per_principal."
+  type        = bool
+  default     = true
 }
 
 variable "permissions_boundary" {
@@ -55,12 +81,15 @@ data "aws_caller_identity" "this" {}
 data "aws_partition" "this" {}
 
 module "policies" {
-  source           = "../policies"
-  partition        = data.aws_partition.this.partition
-  server_role_arn  = "arn:${data.aws_partition.this.partition}:iam::${data.aws_caller_identity.this.account_id}:role/${var.name}"
-  oidc_issuer      = var.oidc_issuer
-  service_account  = var.service_account
-  target_role_arns = var.target_role_arns
+  source                = "../policies"
+  partition             = data.aws_partition.this.partition
+  server_role_arn       = "arn:${data.aws_partition.this.partition}:iam::${data.aws_caller_identity.this.account_id}:role/${var.name}"
+  runs_on               = var.runs_on
+  oidc_issuer           = var.oidc_issuer
+  cluster_arn           = var.cluster_arn
+  service_account       = var.service_account
+  target_role_arns      = var.target_role_arns
+  session_per_principal = var.session_per_principal
 }
 
 resource "aws_iam_role" "this" {
@@ -69,6 +98,24 @@ resource "aws_iam_role" "this" {
   assume_role_policy   = module.policies.server_trust
   permissions_boundary = var.permissions_boundary
   tags                 = var.tags
+
+  lifecycle {
+    precondition {
+      condition     = var.runs_on != "irsa" || var.oidc_issuer != ""
+      error_message = "runs_on irsa needs oidc_issuer."
+    }
+    precondition {
+      condition     = var.runs_on != "pod-identity" || var.cluster_arn != ""
+      error_message = "runs_on pod-identity needs cluster_arn."
+    }
+  }
+}
+
+resource "aws_iam_instance_profile" "this" {
+  count = var.runs_on == "instance" ? 1 : 0
+  name  = var.name
+  role  = aws_iam_role.this.name
+  tags  = var.tags
 }
 
 resource "aws_iam_role_policy" "this" {
@@ -78,6 +125,11 @@ resource "aws_iam_role_policy" "this" {
 }
 
 output "role_arn" {
-  description = "serviceAccount.roleArn of the Helm chart, and server_role_arn of the target roles."
+  description = "serviceAccount.roleArn of the Helm chart (with irsa), and server_role_arn of the target roles."
   value       = aws_iam_role.this.arn
+}
+
+output "instance_profile_name" {
+  description = "With instance: what the EC2 instance gets."
+  value       = one(aws_iam_instance_profile.this[*].name)
 }

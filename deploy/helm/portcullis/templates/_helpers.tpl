@@ -165,6 +165,12 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- end }}
 {{- end }}
 
+{{/* What docs/drain.md adds up: all that the end of a pod may take, in seconds. */}}
+{{- define "portcullis.gracePeriod" -}}
+{{- $otlp := ternary (default 5000 .Values.config.otlp_timeout_ms) 0 (ne .Values.telemetry.otlp.endpoint "") -}}
+{{- add (ceil (divf .Values.drainTimeoutMs 1000)) (ceil (divf (default 0 .Values.config.drain_delay_ms) 1000)) (ceil (divf $otlp 1000)) .Values.preStopSleepSeconds 10 }}
+{{- end }}
+
 {{/* The container's environment. */}}
 {{- define "portcullis.env" -}}
 {{- $v := .Values -}}
@@ -259,6 +265,18 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- range tuple "listen" "admin_listen" "drain_timeout_ms" "policy_dir" "backend" "default_account_id" "default_region" "ledger" "tls" "tls_cert_file" "tls_key_file" "tls_client_auth" "tls_client_ca_files" "spiffe_trust_domains" "ec2_targets" "jwt_issuers" "static_tokens" }}
 {{- if hasKey $v.config . }}
 {{- fail (printf "config.%s: the chart has a value of its own for this" .) }}
+{{- end }}
+{{- end }}
+{{- if $v.networkPolicy.enabled }}
+{{- $outside := false }}
+{{- range $v.networkPolicy.clients }}
+{{- $outside = or $outside (hasKey . "ipBlock") }}
+{{- end }}
+{{- if and (ne $v.service.type "ClusterIP") (not $outside) }}
+{{- fail (printf "service.type %s: what comes from outside the cluster, a load balancer's health checks among it, is no pod: networkPolicy.clients needs an ipBlock with the networks that it comes from" $v.service.type) }}
+{{- end }}
+{{- if and $v.serviceMonitor.enabled (not $v.networkPolicy.monitoring) }}
+{{- fail "serviceMonitor: networkPolicy.monitoring has to let Prometheus in, or every instance is down to it: the labels of its namespace, or [{podSelector: {}}] if it is in the release's own" }}
 {{- end }}
 {{- end }}
 {{- if and $v.configSecret $v.config }}
