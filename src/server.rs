@@ -52,6 +52,7 @@ use crate::{
         json::JsonLayer,
         observe::ObserveLayer,
         rate_limit::RateLimitLayer,
+        web::WebLayer,
     },
     operations::{Operations, records::Records},
     random::Random,
@@ -207,10 +208,10 @@ fn path(
 ) -> Path {
     let limits = &parts.limits;
     let path = ServiceBuilder::new()
-        // Speaks JSON to curl, over HTTP/1.1 too, which gRPC-Web's layer would refuse.
+        // Speaks JSON to curl.
         .layer(JsonLayer::new(contract(), limits.max_request_bytes))
         // Speaks gRPC-Web to browsers and HTTP/1.1 clients; everything inside sees plain gRPC.
-        .layer(tonic_web::GrpcWebLayer::new())
+        .layer(WebLayer)
         // Outermost of ours, so that refusals and dropped calls are seen.
         .layer(observe)
         // Outside admission and all waiting, so that everything is bounded by it.

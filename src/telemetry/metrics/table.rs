@@ -74,7 +74,14 @@ pub const CALL_DURATION: Metric = Metric {
         ("rpc.response.status_code", "gRPC's code: `OK`, `NOT_FOUND`"),
         (
             "portcullis.reason",
-            "the reason in ErrorInfo (docs/errors.md), empty when OK; `DROPPED` with `CANCELLED`: the caller left",
+            "the reason in ErrorInfo (docs/errors.md), empty when OK; `DROPPED` with `CANCELLED`: the caller left; \
+             `NOT_GRPC` with `INVALID_ARGUMENT`: neither gRPC nor what is translated into it, and answered with an \
+             HTTP status alone",
+        ),
+        (
+            "error.type",
+            "gRPC's code again, if it is a fault of the server: `UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, \
+             `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`; absent otherwise",
         ),
     ],
     doc: "Duration of calls, from their head to the last frame of their answer, dropped ones included",
