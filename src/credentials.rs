@@ -245,7 +245,7 @@ impl Authenticator {
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
     }
 
-    /// How old the keys of each issuer are, as far as there are some.
+    /// How long ago the keys of each issuer that has them at a URL were fetched, as far as there are some.
     pub fn key_ages(&self) -> Vec<(String, Duration)> {
         let ages = self.issuers.iter().map(|issuer| (issuer.name().to_owned(), issuer.key_age()));
         ages.filter_map(|(name, age)| Some((name, age?))).collect()

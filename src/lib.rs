@@ -5,7 +5,7 @@
 //! ```text
 //! main ─ cli ─ server      flags, config, listener, connections, drain
 //!               │
-//!   middleware  │ json → observe → deadline → admission → authenticate → rate limit → conform
+//!   middleware  │ json → web → observe → deadline → admission → authenticate → rate limit → conform
 //!               │
 //!          api  │ decode: protobuf → Call          encode: Outcome → protobuf, Error → status
 //!               │

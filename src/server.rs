@@ -52,6 +52,7 @@ use crate::{
         json::JsonLayer,
         observe::ObserveLayer,
         rate_limit::RateLimitLayer,
+        web::WebLayer,
     },
     operations::{Operations, records::Records},
     random::Random,
@@ -59,7 +60,7 @@ use crate::{
         audit::Audit,
         metrics::{Metrics, Reading, table},
     },
-    tls::Tls,
+    tls::{Dates, Tls},
 };
 
 use self::connections::Connections;
@@ -207,10 +208,10 @@ fn path(
 ) -> Path {
     let limits = &parts.limits;
     let path = ServiceBuilder::new()
-        // Speaks JSON to curl, over HTTP/1.1 too, which gRPC-Web's layer would refuse.
+        // Speaks JSON to curl.
         .layer(JsonLayer::new(contract(), limits.max_request_bytes))
         // Speaks gRPC-Web to browsers and HTTP/1.1 clients; everything inside sees plain gRPC.
-        .layer(tonic_web::GrpcWebLayer::new())
+        .layer(WebLayer)
         // Outermost of ours, so that refusals and dropped calls are seen.
         .layer(observe)
         // Outside admission and all waiting, so that everything is bounded by it.
@@ -265,12 +266,18 @@ fn watch_parts(parts: &Parts, status: &ServerStatus) {
     let own = status.clone();
     metrics.watch(&table::DRAINING, move || vec![Reading::flag(own.draining())]);
     if let Some(tls) = tls {
-        let tls = Arc::downgrade(tls);
-        metrics.watch(&table::CERTIFICATE_EXPIRY, move || {
-            let end = tls.upgrade().and_then(|tls| tls.not_after());
-            let since = end.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
-            since.map(|since| Reading::of(since.as_secs_f64())).into_iter().collect()
-        });
+        let date = |metric, of: fn(Dates) -> Option<SystemTime>| {
+            let tls = Arc::downgrade(tls);
+            metrics.watch(metric, move || {
+                let date = tls.upgrade().and_then(|tls| of(tls.dates()));
+                let since = date.and_then(|date| date.duration_since(SystemTime::UNIX_EPOCH).ok());
+                since.map(|since| Reading::of(since.as_secs_f64())).into_iter().collect()
+            });
+        };
+        date(&table::CERTIFICATE_NOT_BEFORE, |dates| dates.not_before);
+        date(&table::CERTIFICATE_EXPIRY, |dates| dates.not_after);
+        date(&table::CLIENT_CA_EXPIRY, |dates| dates.client_ca);
+        date(&table::CRL_EXPIRY, |dates| dates.crl);
     }
     let authenticator = Arc::downgrade(authenticator);
     metrics.watch(&table::KEYS_AGE, move || {

@@ -26,6 +26,7 @@ use tracing_subscriber::{
 use self::{
     level::Level,
     lines::Traced,
+    losses::Account,
     metrics::{Metrics, Reading, table},
 };
 use crate::config::TelemetryConfig;
@@ -133,6 +134,15 @@ impl Guard {
         let shared = Arc::clone(&self.lines.0);
         let lost = move || vec![Reading::count(shared.lost.load(Ordering::Relaxed))];
         metrics.watch(&table::LOG_LINES_LOST, lost);
+        if let Some(otlp) = &self.otlp {
+            let accounts = otlp.accounts();
+            metrics.watch(&table::TELEMETRY_LOST, move || {
+                let lost = |of: &Arc<Account>| {
+                    Reading::count(of.lost_by_now()).with("signal", of.signal())
+                };
+                accounts.iter().map(lost).collect()
+            });
+        }
         Ok(metrics)
     }
 }

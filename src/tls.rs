@@ -72,13 +72,25 @@ pub struct Fault {
     pub message: String,
 }
 
+/// From when and until when the files are good, as they were last read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dates {
+    /// From when the server's certificate is.
+    pub not_before: Option<SystemTime>,
+    /// Until when it is.
+    pub not_after: Option<SystemTime>,
+    /// When the first of the clients' CAs expires. None: clients are not asked for certificates.
+    pub client_ca: Option<SystemTime>,
+    /// When the first of the revocation lists must have been replaced. None: none of them says when.
+    pub crl: Option<SystemTime>,
+}
+
 /// What files said when they were read.
 struct State {
     config: Arc<ServerConfig>,
     /// None: clients are not asked for certificates.
     verifier: Option<Arc<Verifier>>,
-    /// When the server's own certificate ends.
-    not_after: Option<SystemTime>,
+    dates: Dates,
 }
 
 /// The server's end of TLS.
@@ -139,9 +151,9 @@ impl Tls {
         &self.files
     }
 
-    /// When the server's certificate, as it was last read, ends.
-    pub fn not_after(&self) -> Option<SystemTime> {
-        self.state.borrow().not_after
+    /// What the files say of time.
+    pub fn dates(&self) -> Dates {
+        self.state.borrow().dates
     }
 
     /// Reads the files again. If anything is wrong with them all stays as it was.

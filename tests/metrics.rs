@@ -36,6 +36,8 @@ mod programs;
 mod script;
 #[path = "metrics/standing.rs"]
 mod standing;
+#[path = "metrics/strangers.rs"]
+mod strangers;
 #[path = "service/support.rs"]
 #[allow(dead_code, reason = "the tests of the service use the rest")]
 mod support;

@@ -88,7 +88,7 @@ impl SecurityGroups {
             Err(_) => Given::default(),
         };
         // With spans of our own, the one that the call is in: without a caller's trace it is a new one.
-        let trace_id = trace::current().map(|(trace_id, _)| trace_id).or(trace_id);
+        let trace_id = trace::current().map(|(trace_id, _)| trace_id.to_string()).or(trace_id);
         let operation_id: Arc<str> = self.new_operation_id().into();
         let meta = CallMeta {
             request_id: info.request_id.clone(),

@@ -33,6 +33,7 @@ mod held;
 mod open;
 mod read;
 mod session;
+mod traced;
 mod translate;
 
 /// What the EC2 backend is opened with.

@@ -126,9 +126,10 @@ impl KeySource {
         Ok(loaded.keys.clone())
     }
 
-    /// How old the keys are. None: there are none yet.
+    /// How long ago the keys were fetched. None: not yet, or they are a file's, which are as old as they please.
     pub fn age(&self) -> Option<Duration> {
-        self.keys.load().as_ref().map(|loaded| loaded.at.elapsed())
+        let fetched = matches!(self.origin, Origin::Url { .. });
+        self.keys.load().as_ref().filter(|_| fetched).map(|loaded| loaded.at.elapsed())
     }
 
     /// Whether the last fetch failed.

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tonic::Status;
 use tower::{Layer, Service};
 
-use super::{HttpRequest, HttpResponse, refuse};
+use super::{HttpRequest, HttpResponse, OverHttp1, refuse};
 use crate::{
     api::service::CallInfo,
     error::{Error, Reason},
@@ -181,6 +181,8 @@ fn not_grpc(request: &HttpRequest) -> Option<HttpResponse> {
         http::StatusCode::METHOD_NOT_ALLOWED
     } else if !content_type.is_some_and(|value| value.starts_with(b"application/grpc")) {
         http::StatusCode::UNSUPPORTED_MEDIA_TYPE
+    } else if request.extensions().get::<OverHttp1>().is_some() {
+        http::StatusCode::BAD_REQUEST
     } else {
         return None;
     };

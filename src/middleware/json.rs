@@ -1,6 +1,6 @@
 //! Middleware that lets curl call unary methods with JSON, over HTTP/1.1 and HTTP/2, in the form of Connect's unary
 //! protocol. Outside everything else: what is inside sees plain gRPC, so that callers, limits, policies and the log are
-//! the same.
+//! the same. What only looks like JSON is refused inside as well; here it is said what it should have been.
 //!
 //! The body is read and translated when the service asks for it, behind authentication and within the deadline.
 
@@ -122,11 +122,7 @@ where
         match media_type(request.headers()).as_deref() {
             Some("application/json") => {}
             Some(kind) if request.method() == Verb::POST && is_meant_as_json(kind) => {
-                let told = Box::pin(async move {
-                    take(request.into_body()).await;
-                    Ok(other_type())
-                });
-                return JsonFuture::Translated { told };
+                return JsonFuture::Translated { told: self.refused(request) };
             }
             _ => return JsonFuture::Other { inner: self.inner.call(request) },
         }
@@ -146,6 +142,29 @@ where
 }
 
 impl<S> Json<S> {
+    /// What the service says to a call of another type, and what would have been the right one.
+    fn refused(&mut self, request: HttpRequest) -> Told<S::Error>
+    where
+        S: Service<HttpRequest, Response = HttpResponse>,
+        S::Future: Send + 'static,
+    {
+        let (mut head, body) = request.into_parts();
+        // Nobody reads it there.
+        head.headers.remove(CONTENT_LENGTH);
+        head.headers.remove(TRANSFER_ENCODING);
+        let called = self.inner.call(HttpRequest::from_parts(head, Body::empty()));
+        let contract = self.contract.clone();
+        Box::pin(async move {
+            let response = called.await?;
+            take(body).await;
+            Ok(match response.status() {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE => other_type(response),
+                StatusCode::OK => answer(&contract, None, response).await,
+                _ => response,
+            })
+        })
+    }
+
     /// The same call in gRPC.
     fn translate(&self, request: HttpRequest) -> (HttpRequest, Option<Method>) {
         let (mut head, body) = request.into_parts();
@@ -240,13 +259,14 @@ async fn take(body: Body) {
 }
 
 /// Says which content type it must have, instead of nothing at all.
-fn other_type() -> HttpResponse {
+fn other_type(refused: HttpResponse) -> HttpResponse {
     let text = concat!(
         r#"{"code":"invalid_argument","message":"the content type must be application/json: "#,
         r#"curl --json, or --header 'content-type: application/json'"}"#,
         "\n"
     );
-    let mut response = json(StatusCode::UNSUPPORTED_MEDIA_TYPE, text.as_bytes().to_vec());
+    let told = json(refused.status(), text.as_bytes().to_vec());
+    let mut response = with_metadata(told, refused.headers(), &HeaderMap::new());
     response.headers_mut().insert("accept-post", JSON);
     response
 }

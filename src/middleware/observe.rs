@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, header::HeaderName};
+use http::{HeaderValue, StatusCode, header::HeaderName};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -39,6 +39,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The reason of a call that nobody waited for to its end, in metrics and spans.
 const DROPPED: &str = "DROPPED";
+
+/// The reason of what is answered with an HTTP status alone.
+const NOT_GRPC: &str = "NOT_GRPC";
 
 /// The longest request id that is taken over from a caller.
 const MAX_REQUEST_ID: usize = 128;
@@ -186,13 +189,12 @@ fn begin_span(request: &HttpRequest) -> Option<CallSpan> {
     if path.starts_with("/grpc.health.v1.Health/") {
         return None;
     }
-    let host = || request.headers().get(http::header::HOST)?.to_str().ok();
+    let host = || request.headers().get(http::header::HOST)?.to_str().ok()?.parse().ok();
     CallSpan::begin(&Arrival {
         method: methods::known(path),
         path,
         headers: request.headers(),
-        authority: request.uri().authority().map(http::uri::Authority::as_str).or_else(host),
-        version: request.version(),
+        authority: request.uri().authority().map(Cow::Borrowed).or_else(|| host().map(Cow::Owned)),
         peer: request.extensions().get::<Peer>().and_then(|peer| peer.address),
     })
 }
@@ -229,9 +231,7 @@ where
         if let Some(status) = response.extensions().get::<Status>() {
             line.ended_with(status);
         } else if !response.status().is_success() {
-            line.ended = true;
-            line.code = Code::Unknown;
-            line.reason = response.status().canonical_reason().unwrap_or("http error").into();
+            line.ended_without_status(response.status());
         }
         Poll::Ready(Ok(response.map(|inner| Body::new(ObservedBody { inner, line: Some(line) }))))
     }
@@ -281,6 +281,14 @@ impl HttpBody for ObservedBody {
 // === impl Line ===
 
 impl Line {
+    /// It was no gRPC call, so that it got no gRPC status. That is its caller's doing, and no failure of ours.
+    fn ended_without_status(&mut self, status: StatusCode) {
+        self.ended = true;
+        self.code = if status.is_client_error() { Code::InvalidArgument } else { Code::Unknown };
+        self.reason = Cow::Borrowed(NOT_GRPC);
+        self.internal = Some(status.to_string().into());
+    }
+
     fn ended_with(&mut self, status: &Status) {
         self.ended = true;
         self.code = status.code();
@@ -298,34 +306,43 @@ impl Drop for Line {
         let took = self.started.elapsed();
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let operation = self.progress.sent_operation();
-        let operation = operation.as_deref().unwrap_or_default();
         let code = code_name(self.code);
-        let detail = self.internal.as_deref().unwrap_or_default();
-        let principal = self.caller.principal.get().map(|principal| principal.id());
-        let principal = principal.as_deref().unwrap_or_default();
-        let method = self.caller.principal.get().map_or("", |principal| principal.method.as_str());
-        let client = self.caller.address.get().map(tracing::field::display);
+        let principal = self.caller.principal.get();
+        let method = principal.map(|principal| principal.method.as_str());
+        let principal = principal.map(|principal| principal.id());
+        let client = self.caller.address.get().copied();
         let _entered = self.span.as_ref().map(CallSpan::enter);
-        // error! means that a person must act: only faults of ours.
+        // What is not known is not in the line. error! means that a person must act: only faults of ours.
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "portcullis::call",
+                    rpc = self.path.as_str(),
+                    code,
+                    reason = (!self.reason.is_empty()).then_some(&*self.reason),
+                    detail = self.internal.as_deref(),
+                    request_id = &*self.request_id,
+                    operation_id = operation.as_deref(),
+                    principal = principal.as_deref(),
+                    method,
+                    client = client.map(tracing::field::display),
+                    micros,
+                    "call"
+                )
+            };
+        }
         if self.code == Code::Internal {
-            tracing::error!(
-                target: "portcullis::call", rpc = %self.path, code, reason = &*self.reason, detail,
-                request_id = %self.request_id, operation_id = operation, principal, method, client, micros,
-                "call"
-            );
+            line!(error)
         } else {
-            tracing::info!(
-                target: "portcullis::call", rpc = %self.path, code, reason = &*self.reason, detail,
-                request_id = %self.request_id, operation_id = operation, principal, method, client, micros,
-                "call"
-            );
+            line!(info)
         }
         let rpc = methods::known(self.path.path()).unwrap_or(metrics::OTHER);
         let reason = if self.ended { self.reason.clone() } else { Cow::Borrowed(DROPPED) };
-        self.metrics.called(rpc, code, reason.clone(), took);
+        let is_fault = is_fault(self.code);
+        self.metrics.called(rpc, code, is_fault, reason.clone(), took);
         // What was sent has a record, and its own line.
         if let Some(kind) = Kind::of(&self.reason)
-            && operation.is_empty()
+            && operation.is_none()
             && methods::is_change(self.path.path())
         {
             self.audit.refused(Attempt {
@@ -334,19 +351,19 @@ impl Drop for Line {
                 code,
                 reason: &self.reason,
                 request_id: &self.request_id,
-                principal,
-                client: self.caller.address.get().copied(),
+                principal: principal.as_deref(),
+                client,
             });
         }
         if let Some(span) = &self.span {
-            span.end(&Ended {
+            span.end(Ended {
                 code,
-                reason: &reason,
-                request_id: &self.request_id,
+                reason,
+                request_id: self.request_id.clone(),
                 operation_id: operation,
                 principal,
-                client: self.caller.address.get().copied(),
-                is_fault: is_fault(self.code),
+                client,
+                is_fault,
             });
         }
     }

@@ -36,8 +36,8 @@ pub struct Attempt<'a> {
     pub code: &'static str,
     pub reason: &'a str,
     pub request_id: &'a str,
-    /// The caller's id; empty: it is not known.
-    pub principal: &'a str,
+    /// The caller's id, if it is known.
+    pub principal: Option<&'a str>,
     pub client: Option<IpAddr>,
 }
 
@@ -204,7 +204,7 @@ mod tests {
 
     fn attempt(kind: Kind) -> Attempt<'static> {
         let (rpc, code, reason) = ("/s/m", "UNAUTHENTICATED", "CREDENTIALS_INVALID");
-        Attempt { kind, rpc, code, reason, request_id: "r", principal: "", client: None }
+        Attempt { kind, rpc, code, reason, request_id: "r", principal: None, client: None }
     }
 
     #[tokio::test(start_paused = true)]

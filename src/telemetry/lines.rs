@@ -1,8 +1,12 @@
 //! Log lines that name the trace and the span that they belong to.
 
-use std::fmt;
+use std::{fmt, mem};
 
-use tracing::{Event, Subscriber};
+use opentelemetry::{SpanId, TraceId};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     registry::LookupSpan,
@@ -15,32 +19,41 @@ use super::trace;
 pub struct Traced<F> {
     inner: F,
     json: bool,
+    current: fn() -> Option<(TraceId, SpanId)>,
+}
+
+/// Passes a line on but for its end, which it holds back: something may come before that.
+struct Open<'a, 'w> {
+    out: &'a mut Writer<'w>,
+    json: bool,
+    held: &'static str,
+}
+
+/// Whether an event tells of a field. One that is none has no value.
+struct Told {
+    field: Field,
+    is: bool,
 }
 
 impl<F> Traced<F> {
     /// `json`: its lines are JSON objects.
     pub fn new(inner: F, json: bool) -> Self {
-        Self { inner, json }
+        Self { inner, json, current: trace::current }
     }
 
-    fn with_ids(&self, line: &str, trace_id: &str, span_id: &str) -> String {
+    fn add(
+        &self,
+        to: &mut Writer<'_>,
+        event: &Event<'_>,
+        name: &str,
+        value: &impl fmt::Display,
+    ) -> fmt::Result {
         // The line may tell of a trace itself: an operation's, which an earlier call began.
-        let add = |text: &mut String, name: &str, value: &str| {
-            let (known, added) = match self.json {
-                true => (format!("\"{name}\":"), format!(",\"{name}\":\"{value}\"")),
-                false => (format!("{name}="), format!(" {name}={value}")),
-            };
-            if !line.contains(&known) {
-                text.push_str(&added);
-            }
-        };
-        let end = if self.json { "}\n" } else { "\n" };
-        let Some(rest) = line.strip_suffix(end) else { return line.to_owned() };
-        let mut text = rest.to_owned();
-        add(&mut text, "trace_id", trace_id);
-        add(&mut text, "span_id", span_id);
-        text.push_str(end);
-        text
+        match (tells(event, name), self.json) {
+            (true, _) => Ok(()),
+            (false, true) => write!(to, ",\"{name}\":\"{value}\""),
+            (false, false) => write!(to, " {name}={value}"),
+        }
     }
 }
 
@@ -56,34 +69,105 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let Some((trace_id, span_id)) = trace::current() else {
+        let Some((trace_id, span_id)) = (self.current)() else {
             return self.inner.format_event(context, writer, event);
         };
-        let mut line = String::new();
-        self.inner.format_event(context, Writer::new(&mut line), event)?;
-        writer.write_str(&self.with_ids(&line, &trace_id, &span_id))
+        let mut open = Open { out: &mut writer, json: self.json, held: "" };
+        self.inner.format_event(context, Writer::new(&mut open), event)?;
+        let end = open.held;
+        self.add(&mut writer, event, "trace_id", &trace_id)?;
+        self.add(&mut writer, event, "span_id", &span_id)?;
+        writer.write_str(end)
+    }
+}
+
+impl fmt::Write for Open<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.held == "}" && text == "\n" {
+            self.held = "}\n";
+            return Ok(());
+        }
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.out.write_str(mem::take(&mut self.held))?;
+        let ends: &[&'static str] = if self.json { &["}\n", "}"] } else { &["\n"] };
+        let found = ends.iter().find_map(|end| Some((text.strip_suffix(end)?, *end)));
+        let (text, held) = found.unwrap_or((text, ""));
+        self.held = held;
+        self.out.write_str(text)
+    }
+}
+
+fn tells(event: &Event<'_>, name: &str) -> bool {
+    let Some(field) = event.metadata().fields().field(name) else { return false };
+    let mut told = Told { field, is: false };
+    event.record(&mut told);
+    told.is
+}
+
+impl Visit for Told {
+    fn record_debug(&mut self, field: &Field, _: &dyn fmt::Debug) {
+        self.is |= *field == self.field;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::fmt::{MakeWriter, Subscriber as Fmt};
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(line)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    fn log() {
+        tracing::info!(a = 1, "call");
+        tracing::info!(b = "{x}", trace_id = "own", "operation");
+        tracing::info!(trace_id = None::<&str>, c = "}", "operation");
+    }
 
     #[test]
     fn ids_come_last_and_once() {
-        let json = Traced::new((), true);
-        assert_eq!(
-            json.with_ids("{\"a\":1}\n", "t", "s"),
-            "{\"a\":1,\"trace_id\":\"t\",\"span_id\":\"s\"}\n"
+        let current = || Some((TraceId::from(1), SpanId::from(2)));
+        let lines = Lines::default();
+        let json = Fmt::builder().json().flatten_event(true).without_time().with_target(false);
+        let json = json.map_event_format(|inner| Traced { inner, json: true, current });
+        tracing::subscriber::with_default(json.with_writer(lines.clone()).finish(), log);
+        let text = Fmt::builder().with_ansi(false).without_time().with_target(false);
+        let text = text.map_event_format(|inner| Traced { inner, json: false, current });
+        tracing::subscriber::with_default(text.with_writer(lines.clone()).finish(), log);
+        let (trace, span) = ("00000000000000000000000000000001", "0000000000000002");
+        let expected = format!(
+            "\
+{{\"level\":\"INFO\",\"message\":\"call\",\"a\":1,\"trace_id\":\"{trace}\",\"span_id\":\"{span}\"}}
+{{\"level\":\"INFO\",\"message\":\"operation\",\"b\":\"{{x}}\",\"trace_id\":\"own\",\"span_id\":\"{span}\"}}
+{{\"level\":\"INFO\",\"message\":\"operation\",\"c\":\"}}\",\"trace_id\":\"{trace}\",\"span_id\":\"{span}\"}}
+ INFO call a=1 trace_id={trace} span_id={span}
+ INFO operation b=\"{{x}}\" trace_id=\"own\" span_id={span}
+ INFO operation c=\"}}\" trace_id={trace} span_id={span}
+"
         );
-        assert_eq!(
-            json.with_ids("{\"trace_id\":\"x\"}\n", "t", "s"),
-            "{\"trace_id\":\"x\",\"span_id\":\"s\"}\n"
-        );
-        let text = Traced::new((), false);
-        assert_eq!(
-            text.with_ids("INFO call a=1\n", "t", "s"),
-            "INFO call a=1 trace_id=t span_id=s\n"
-        );
+        assert_eq!(String::from_utf8(lines.0.lock().unwrap().clone()).unwrap(), expected);
     }
 }

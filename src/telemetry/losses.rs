@@ -1,5 +1,5 @@
-//! What did not reach the collector: counted, and said in the log, at most once a minute. The SDK says it for each batch,
-//! which would make of a collector's outage a flood of lines, so it is silenced (see `telemetry.rs`).
+//! What did not reach the collector: counted, in a metric too, and said in the log, at most once a minute. The SDK says it
+//! for each batch, which would make of a collector's outage a flood of lines, so it is silenced (see `telemetry.rs`).
 
 use std::{
     sync::{
@@ -9,13 +9,10 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::{Context, InstrumentationScope, logs::Severity};
+use opentelemetry::Context;
 use opentelemetry_sdk::{
-    Resource,
     error::OTelSdkResult,
-    logs::{LogBatch, LogExporter, LogProcessor, SdkLogRecord},
     metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
-    trace::{Span, SpanData, SpanExporter, SpanProcessor},
 };
 use tokio::time::Instant;
 
@@ -30,8 +27,10 @@ pub struct Account {
     room: u64,
     offered: AtomicU64,
     delivered: AtomicU64,
-    /// Whose request failed.
+    /// Whose request failed, or that found no place.
     failed: AtomicU64,
+    /// The most that were known to be lost: what is delivered makes room for others that may be on their way.
+    known: AtomicU64,
     told: Mutex<Told>,
 }
 
@@ -41,7 +40,7 @@ struct Told {
     lost: u64,
 }
 
-/// An exporter, or a processor, whose work is put into the account.
+/// An exporter whose work is put into the account.
 #[derive(Debug)]
 pub struct Counted<T> {
     inner: T,
@@ -59,6 +58,7 @@ impl Account {
             offered: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            known: AtomicU64::new(0),
             told: Mutex::default(),
         })
     }
@@ -68,19 +68,38 @@ impl Account {
         Counted { inner, account: self.clone() }
     }
 
-    fn offered(&self) {
+    /// One is there to be sent.
+    pub fn offered(&self) {
         self.offered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// And that one never will be.
+    pub fn dropped(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Its signal, as OpenTelemetry calls it.
+    pub fn signal(&self) -> &'static str {
+        self.signal
+    }
+
+    /// How many are lost for certain by now. It never shrinks.
+    pub fn lost_by_now(&self) -> u64 {
+        let lost = self.lost(self.room);
+        self.known.fetch_max(lost, Ordering::Relaxed).max(lost)
     }
 
     /// How many are lost for certain while it runs; at the end, `room` is zero and it is exact.
     fn lost(&self, room: u64) -> u64 {
+        // First, so that what comes meanwhile is not missed from what is delivered meanwhile.
+        let offered = self.offered.load(Ordering::Relaxed);
         let failed = self.failed.load(Ordering::Relaxed);
         let delivered = self.delivered.load(Ordering::Relaxed);
-        let offered = self.offered.load(Ordering::Relaxed);
         failed + offered.saturating_sub(delivered + failed + room)
     }
 
-    fn exported(&self, count: u64, result: &OTelSdkResult) {
+    /// So many were sent, well or not.
+    pub fn exported(&self, count: u64, result: &OTelSdkResult) {
         let counter = if result.is_ok() { &self.delivered } else { &self.failed };
         counter.fetch_add(count, Ordering::Relaxed);
         let error = result.as_ref().err().map(ToString::to_string);
@@ -109,106 +128,6 @@ impl Account {
 }
 
 // === impl Counted ===
-
-impl<T: SpanProcessor> SpanProcessor for Counted<T> {
-    fn on_start(&self, span: &mut Span, context: &Context) {
-        self.inner.on_start(span, context);
-    }
-
-    fn on_end(&self, span: SpanData) {
-        self.account.offered();
-        self.inner.on_end(span);
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.inner.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        let result = self.inner.shutdown_with_timeout(timeout);
-        self.account.close();
-        result
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.inner.set_resource(resource);
-    }
-}
-
-impl<T: LogProcessor> LogProcessor for Counted<T> {
-    fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        self.account.offered();
-        self.inner.emit(record, scope);
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.inner.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        let result = self.inner.shutdown_with_timeout(timeout);
-        self.account.close();
-        result
-    }
-
-    fn event_enabled(&self, level: Severity, target: &str, name: Option<&str>) -> bool {
-        self.inner.event_enabled(level, target, name)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.inner.set_resource(resource);
-    }
-}
-
-impl<T: SpanExporter> SpanExporter for Counted<T> {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-        let result = self.inner.export(batch).await;
-        self.account.exported(count, &result);
-        result
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.inner.shutdown_with_timeout(timeout)
-    }
-
-    fn shutdown(&self) -> OTelSdkResult {
-        self.inner.shutdown()
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.inner.force_flush()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.inner.set_resource(resource);
-    }
-}
-
-impl<T: LogExporter> LogExporter for Counted<T> {
-    async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-        let count = u64::try_from(batch.iter().count()).unwrap_or(u64::MAX);
-        let result = self.inner.export(batch).await;
-        self.account.exported(count, &result);
-        result
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.inner.shutdown_with_timeout(timeout)
-    }
-
-    fn shutdown(&self) -> OTelSdkResult {
-        self.inner.shutdown()
-    }
-
-    fn event_enabled(&self, level: Severity, target: &str, name: Option<&str>) -> bool {
-        self.inner.event_enabled(level, target, name)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.inner.set_resource(resource);
-    }
-}
 
 impl<T: PushMetricExporter> PushMetricExporter for Counted<T> {
     /// Each export is one: the next one says all of it again.
@@ -244,9 +163,11 @@ mod tests {
         for _ in 0..25 {
             account.offered();
         }
+        assert_eq!(account.lost_by_now(), 15);
         // They may all be on their way, but for five.
         account.exported(10, &Ok(()));
         assert_eq!(account.lost(account.room), 5);
+        assert_eq!(account.lost_by_now(), 15);
         account.exported(3, &Err(OTelSdkError::AlreadyShutdown));
         assert_eq!(account.lost(account.room), 5);
         assert_eq!(account.lost(0), 15);

@@ -219,23 +219,27 @@ impl Metrics {
         Held::new(&self.0.in_flight, Arc::default())
     }
 
-    /// A call is over, however that came. Its method is a known one, or [`OTHER`].
+    /// A call is over, however that came. Its method is a known one, or [`OTHER`]. `is_fault`: the server failed.
     pub fn called(
         &self,
         method: &'static str,
         code: &'static str,
+        is_fault: bool,
         reason: Cow<'static, str>,
         took: Duration,
     ) {
-        self.0.calls.record(
-            took.as_secs_f64(),
-            &[
-                KeyValue::new("rpc.system.name", "grpc"),
-                KeyValue::new("rpc.method", method),
-                KeyValue::new("rpc.response.status_code", code),
-                KeyValue::new("portcullis.reason", reason),
-            ],
-        );
+        let of_fault = [
+            KeyValue::new("rpc.system.name", "grpc"),
+            KeyValue::new("rpc.method", method),
+            KeyValue::new("rpc.response.status_code", code),
+            KeyValue::new("portcullis.reason", reason),
+            KeyValue::new("error.type", code),
+        ];
+        let attributes = match of_fault.split_last() {
+            Some((_, others)) if !is_fault => others,
+            _ => &of_fault,
+        };
+        self.0.calls.record(took.as_secs_f64(), attributes);
     }
 
     /// A limit on its caller refused a call. `limit`: which; `class`: of the call.

@@ -1,29 +1,27 @@
 //! What a collector gets, over OTLP/gRPC: traces, the log, and metrics.
 //!
-//! A call hands its span and its lines over without waiting: the SDK's batch processors have bounded queues and threads
-//! of their own, the connection has a runtime of its own, and what finds no place or is not taken is counted
-//! (`telemetry/losses.rs`) and lost. The end of the process waits for the last batches, for as long as one
-//! request may take.
+//! A call hands its span and its lines over without waiting ([`batches`]): the queues are bounded, the connection has a
+//! runtime of its own, and what finds no place or is not taken is counted (`telemetry/losses.rs`) and lost. The end of the
+//! process waits for the last batches, for as long as one request may take. Metrics go the SDK's own way: they are few.
 
 use std::{
     fmt,
-    sync::mpsc::{RecvTimeoutError, channel},
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, channel},
+    },
     thread,
     time::Duration,
 };
 
 use opentelemetry::{KeyValue, trace::TracerProvider as _};
-use opentelemetry_otlp::{
-    LogExporter, MetricExporter, SpanExporter, WithExportConfig, WithTonicConfig,
-};
+use opentelemetry_otlp::{MetricExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::{
     Resource,
-    logs::{BatchConfigBuilder as LogBatches, BatchLogProcessor, SdkLoggerProvider},
+    logs::SdkLoggerProvider,
     metrics::{PeriodicReader, Temporality},
-    trace::{
-        BatchConfigBuilder as SpanBatches, BatchSpanProcessor, Sampler, SdkTracer,
-        SdkTracerProvider,
-    },
+    resource::TelemetryResourceDetector,
+    trace::{Sampler, SdkTracer, SdkTracerProvider},
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -35,15 +33,16 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
+use self::{
+    batches::{Batches, ROOM},
+    send::{LOGS, Sending, TRACES},
+};
 use super::losses::{Account, Counted};
 use crate::config::{OtlpConfig, TelemetryConfig};
 
-/// How many spans or lines wait at most, and how many go out at once.
-const QUEUE: usize = 8192;
-const BATCH: usize = 512;
-
-/// How long a span or a line waits at most until it goes out.
-const DELAY: Duration = Duration::from_secs(1);
+mod batches;
+mod encode;
+mod send;
 
 /// How long a machine that is busy may take beyond the bound to notice that it has passed, and to say what is lost.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -55,6 +54,7 @@ pub struct Guard {
     config: OtlpConfig,
     resource: Resource,
     bound: Duration,
+    accounts: Vec<Arc<Account>>,
     ends: Vec<End>,
 }
 
@@ -82,6 +82,7 @@ impl Guard {
             config: config.clone(),
             resource: resource(telemetry, instance),
             bound: config.timeout,
+            accounts: Vec::new(),
             ends: Vec::new(),
         })
     }
@@ -89,6 +90,17 @@ impl Guard {
     /// What this server is to the collector. For the metrics, too.
     pub fn resource(&self) -> Resource {
         self.resource.clone()
+    }
+
+    /// What did not arrive, of what there is so far.
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        self.accounts.clone()
+    }
+
+    fn account(&mut self, signal: &'static str, room: usize) -> Arc<Account> {
+        let account = Account::new(signal, room);
+        self.accounts.push(account.clone());
+        account
     }
 
     /// Something else that has an end: it is told how long that may take.
@@ -99,18 +111,11 @@ impl Guard {
     /// What makes spans; none: there shall be none.
     pub fn tracer(&mut self) -> Result<Option<SdkTracer>, String> {
         let Some(ratio) = self.config.traces else { return Ok(None) };
-        let account = Account::new("spans", QUEUE + BATCH);
-        let exporter = self.exporter(SpanExporter::builder().with_tonic())?.build();
-        let exporter = account.count(exporter.map_err(|error| error.to_string())?);
-        let batches = SpanBatches::default()
-            .with_max_queue_size(QUEUE)
-            .with_max_export_batch_size(BATCH)
-            .with_scheduled_delay(DELAY);
-        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches.build());
+        let Some(batches) = self.batches("traces", TRACES)? else { return Ok(None) };
         let provider = SdkTracerProvider::builder()
             .with_resource(self.resource())
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
-            .with_span_processor(account.count(processor.build()))
+            .with_span_processor(batches)
             .build();
         let tracer = provider.tracer("portcullis");
         self.at_the_end(move |bound| drop(provider.shutdown_with_timeout(bound)));
@@ -122,17 +127,10 @@ impl Guard {
         if !self.config.logs {
             return Ok(None);
         }
-        let account = Account::new("log lines", QUEUE + BATCH);
-        let exporter = self.exporter(LogExporter::builder().with_tonic())?.build();
-        let exporter = account.count(exporter.map_err(|error| error.to_string())?);
-        let batches = LogBatches::default()
-            .with_max_queue_size(QUEUE)
-            .with_max_export_batch_size(BATCH)
-            .with_scheduled_delay(DELAY);
-        let processor = BatchLogProcessor::builder(exporter).with_batch_config(batches.build());
+        let Some(batches) = self.batches("logs", LOGS)? else { return Ok(None) };
         let provider = SdkLoggerProvider::builder()
             .with_resource(self.resource())
-            .with_log_processor(account.count(processor.build()))
+            .with_log_processor(batches)
             .build();
         let ended = provider.clone();
         self.at_the_end(move |bound| drop(ended.shutdown_with_timeout(bound)));
@@ -141,25 +139,43 @@ impl Guard {
 
     /// What reads metrics and sends them, for a meter provider; none: it shall send none. Whoever has the provider adds
     /// its end with [`Self::at_the_end`].
-    pub fn metric_reader(&self) -> Result<Option<PeriodicReader<Counted<MetricExporter>>>, String> {
+    pub fn metric_reader(
+        &mut self,
+    ) -> Result<Option<PeriodicReader<Counted<MetricExporter>>>, String> {
         let Some(interval) = self.config.metrics else { return Ok(None) };
-        let builder = MetricExporter::builder().with_tonic();
-        let exporter = self.exporter(builder)?.with_temporality(Temporality::Cumulative).build();
-        let exporter = exporter.map_err(|error| error.to_string())?;
-        let exporter = Account::new("metrics", 1).count(exporter);
-        Ok(Some(PeriodicReader::builder(exporter).with_interval(interval).build()))
-    }
-
-    /// The headers take the place of all that the exporter finds in the environment: only the configuration reads that.
-    fn exporter<B: WithExportConfig + WithTonicConfig>(&self, builder: B) -> Result<B, String> {
+        // The headers take the place of all that the exporter finds in the environment: only the configuration reads that.
         let headers = headers(&self.config)?;
-        Ok(builder
+        let exporter = MetricExporter::builder()
+            .with_tonic()
             .with_channel(self.channel.clone())
             .with_timeout(self.config.timeout)
             .with_interceptor(move |mut request: Request<()>| {
                 *request.metadata_mut() = headers.clone();
                 Ok::<_, Status>(request)
-            }))
+            })
+            .with_temporality(Temporality::Cumulative)
+            .build();
+        let exporter = exporter.map_err(|error| error.to_string())?;
+        let exporter = self.account("metrics", 1).count(exporter);
+        Ok(Some(PeriodicReader::builder(exporter).with_interval(interval).build()))
+    }
+
+    /// What takes spans or log records; none: it ends already.
+    fn batches(
+        &mut self,
+        signal: &'static str,
+        path: &'static str,
+    ) -> Result<Option<Batches>, String> {
+        let sending = Sending {
+            channel: self.channel.clone(),
+            path,
+            headers: headers(&self.config)?,
+            timeout: self.config.timeout,
+            resource: self.resource(),
+        };
+        let account = self.account(signal, ROOM);
+        let runtime = self.runtime.as_ref().map(Runtime::handle);
+        Ok(runtime.map(|runtime| Batches::start(runtime, account, sending)))
     }
 }
 
@@ -232,12 +248,11 @@ fn resource(config: &TelemetryConfig, instance: String) -> Resource {
     let own = [
         KeyValue::new("service.instance.id", instance),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        KeyValue::new("telemetry.sdk.name", "opentelemetry"),
-        KeyValue::new("telemetry.sdk.language", "rust"),
     ];
     let given = config.resource.iter();
     let given = given.map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
     Resource::builder_empty()
+        .with_detector(Box::new(TelemetryResourceDetector))
         .with_attributes(own)
         .with_attributes(given)
         .with_service_name(config.service_name.clone())

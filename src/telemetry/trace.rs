@@ -4,14 +4,20 @@
 //! OpenTelemetry's own API is used and not tracing's spans: a call has one span and some attributes that are known at its
 //! end, and a layer that follows every crate's spans would cost each call more than all of that.
 
-use std::{fmt, future::Future, net::SocketAddr, sync::OnceLock};
+use std::{
+    borrow::Cow,
+    fmt,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, LazyLock, OnceLock},
+};
 
-use http::HeaderMap;
+use http::{HeaderMap, uri::Authority};
 use opentelemetry::{
-    Context, ContextGuard, KeyValue, Value,
+    Context, ContextGuard, KeyValue, SpanId, TraceId, Value,
     context::FutureExt as _,
-    propagation::{Extractor, TextMapPropagator as _},
-    trace::{Span as _, SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _},
+    propagation::{Extractor, Injector, TextMapPropagator as _},
+    trace::{SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _},
 };
 use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracer};
 use tokio_util::either::Either;
@@ -19,11 +25,17 @@ use tokio_util::either::Either;
 /// The process's tracer, once there is one.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
+/// How traces travel.
+static W3C: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
+
 /// The longest text of a caller's that is put into an attribute.
 const LONGEST: usize = 256;
 
+/// How many attributes the span of a call has at most, so that there is room for all from the start.
+const ROOM: usize = 16;
+
 /// What a call brings with it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Arrival<'a> {
     /// The RPC, if it is one that there is: `portcullis.v1.SecurityGroupService/RevokeEgress`.
     pub method: Option<&'static str>,
@@ -32,23 +44,21 @@ pub struct Arrival<'a> {
     /// Its headers.
     pub headers: &'a HeaderMap,
     /// Which server the caller believes to call.
-    pub authority: Option<&'a str>,
-    /// The version of HTTP.
-    pub version: http::Version,
+    pub authority: Option<Cow<'a, Authority>>,
     /// The other end of the connection.
     pub peer: Option<SocketAddr>,
 }
 
 /// How a call ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "as in the line of the call")]
-pub struct Ended<'a> {
+pub struct Ended {
     pub code: &'static str,
-    pub reason: &'a str,
-    pub request_id: &'a str,
-    pub operation_id: &'a str,
-    pub principal: &'a str,
-    pub client: Option<std::net::IpAddr>,
+    pub reason: Cow<'static, str>,
+    pub request_id: Arc<str>,
+    pub operation_id: Option<Arc<str>>,
+    pub principal: Option<String>,
+    pub client: Option<IpAddr>,
     /// Whether it was the server that failed, and not what the caller asked for.
     pub is_fault: bool,
 }
@@ -67,6 +77,9 @@ pub struct Entered(#[allow(dead_code, reason = "what it does it does when droppe
 
 struct Headers<'a>(&'a HeaderMap);
 
+#[derive(Default)]
+struct Sent(Vec<(String, String)>);
+
 /// From now on there are spans.
 pub(super) fn start(tracer: SdkTracer) {
     // The first one stays: there is one log and one collector for a process.
@@ -79,14 +92,14 @@ pub(super) fn is_on() -> bool {
 }
 
 /// The trace and the span that are current.
-pub fn current() -> Option<(String, String)> {
+pub fn current() -> Option<(TraceId, SpanId)> {
     is_on().then(|| Context::map_current(ids)).flatten()
 }
 
-fn ids(context: &Context) -> Option<(String, String)> {
+fn ids(context: &Context) -> Option<(TraceId, SpanId)> {
     let span = context.span();
     let ids = span.span_context();
-    ids.is_valid().then(|| (ids.trace_id().to_string(), ids.span_id().to_string()))
+    ids.is_valid().then(|| (ids.trace_id(), ids.span_id()))
 }
 
 /// An attribute of a span.
@@ -120,18 +133,16 @@ impl CallSpan {
     }
 
     fn begin_with(tracer: &SdkTracer, arrival: &Arrival<'_>) -> Self {
-        let parent = TraceContextPropagator::new()
-            .extract_with_context(&Context::new(), &Headers(arrival.headers));
-        let builder = SpanBuilder::from_name(arrival.method.unwrap_or("grpc"))
-            .with_kind(SpanKind::Server)
-            .with_attributes([
-                KeyValue::new("rpc.system.name", "grpc"),
-                KeyValue::new("rpc.method", arrival.method.unwrap_or(super::metrics::OTHER)),
-            ]);
-        let mut span = tracer.build_with_context(builder, &parent);
-        if span.is_recording() {
-            span.set_attributes(arrival.attributes());
-        }
+        let none = Context::new();
+        let parent = if arrival.headers.contains_key("traceparent") {
+            W3C.extract_with_context(&none, &Headers(arrival.headers))
+        } else {
+            none
+        };
+        let mut builder =
+            SpanBuilder::from_name(arrival.method.unwrap_or("grpc")).with_kind(SpanKind::Server);
+        builder.attributes = Some(arrival.attributes());
+        let span = tracer.build_with_context(builder, &parent);
         Self(parent.with_span(span))
     }
 
@@ -141,31 +152,26 @@ impl CallSpan {
     }
 
     /// Ends it.
-    pub fn end(&self, ended: &Ended<'_>) {
+    pub fn end(&self, ended: Ended) {
         let span = self.0.span();
         if !span.is_recording() {
             return;
         }
-        let mut attributes = Vec::with_capacity(7);
-        attributes.push(KeyValue::new("rpc.response.status_code", ended.code));
-        if ended.is_fault {
-            attributes.push(KeyValue::new("error.type", ended.code));
-            span.set_status(Status::error(ended.reason.to_owned()));
+        let Ended { code, reason, request_id, operation_id, principal, client, is_fault } = ended;
+        if is_fault {
+            span.set_status(Status::error(reason.clone()));
         }
-        for (name, value) in [
-            ("portcullis.reason", ended.reason),
-            ("portcullis.request_id", ended.request_id),
-            ("portcullis.operation_id", ended.operation_id),
-            ("enduser.id", ended.principal),
-        ] {
-            if !value.is_empty() {
-                attributes.push(KeyValue::new(name, value.to_owned()));
-            }
-        }
-        if let Some(client) = ended.client {
-            attributes.push(KeyValue::new("client.address", client.to_string()));
-        }
-        span.set_attributes(attributes);
+        let fault = is_fault.then(|| KeyValue::new("error.type", code));
+        let reason = (!reason.is_empty()).then(|| KeyValue::new("portcullis.reason", reason));
+        let operation = operation_id.map(|id| KeyValue::new("portcullis.operation_id", id));
+        let principal = principal.map(|id| KeyValue::new("enduser.id", id));
+        let client = client.map(|ip| KeyValue::new("client.address", ip.to_string()));
+        let always = [
+            KeyValue::new("rpc.response.status_code", code),
+            KeyValue::new("portcullis.request_id", request_id),
+        ];
+        let some = [fault, reason, operation, principal, client].into_iter().flatten();
+        span.set_attributes(always.into_iter().chain(some));
         span.end();
     }
 }
@@ -179,32 +185,34 @@ impl fmt::Debug for CallSpan {
 // === impl Arrival ===
 
 impl Arrival<'_> {
+    /// Those that are known from the start, with room for the others.
     fn attributes(&self) -> Vec<KeyValue> {
-        let mut all = Vec::with_capacity(8);
+        let mut all = Vec::with_capacity(ROOM);
+        all.push(KeyValue::new("rpc.system.name", "grpc"));
+        all.push(KeyValue::new("rpc.method", self.method.unwrap_or(super::metrics::OTHER)));
         if self.method.is_none() {
             all.push(KeyValue::new("rpc.method_original", excerpt(self.path)));
         }
-        let authority = self.authority.and_then(|text| text.parse::<http::uri::Authority>().ok());
-        let host = authority.as_ref().map_or("unknown", http::uri::Authority::host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        all.push(KeyValue::new("server.address", excerpt(host)));
-        if let Some(port) = authority.as_ref().and_then(http::uri::Authority::port_u16) {
-            all.push(KeyValue::new("server.port", i64::from(port)));
+        if let Some(authority) = &self.authority {
+            let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+            all.push(KeyValue::new("server.address", excerpt(host)));
+            if let Some(port) = authority.port_u16() {
+                all.push(KeyValue::new("server.port", i64::from(port)));
+            }
         }
         if let Some(peer) = self.peer {
             all.push(KeyValue::new("network.peer.address", peer.ip().to_canonical().to_string()));
             all.push(KeyValue::new("network.peer.port", i64::from(peer.port())));
         }
-        all.push(KeyValue::new("network.protocol.name", "http"));
-        let version = if self.version == http::Version::HTTP_2 { "2" } else { "1.1" };
-        all.push(KeyValue::new("network.protocol.version", version));
-        all.push(KeyValue::new("network.transport", "tcp"));
         all
     }
 }
 
 fn excerpt(text: &str) -> String {
-    text.chars().take(LONGEST).collect()
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => text.get(..end).unwrap_or_default().to_owned(),
+        None => text.to_owned(),
+    }
 }
 
 impl Extractor for Headers<'_> {
@@ -217,9 +225,23 @@ impl Extractor for Headers<'_> {
     }
 }
 
+impl Injector for Sent {
+    fn set(&mut self, name: &str, value: String) {
+        self.0.push((name.to_owned(), value));
+    }
+}
+
 // === impl ClientSpan ===
 
 impl ClientSpan {
+    /// The headers by which whoever is called knows the trace: `traceparent`, and `tracestate` if there is one.
+    pub fn headers(&self) -> Vec<(String, String)> {
+        let mut sent = Sent::default();
+        W3C.inject_context(&self.context, &mut sent);
+        sent.0.retain(|(_, value)| !value.is_empty());
+        sent.0
+    }
+
     /// Begins it; none if what asks for it has no span that is recorded.
     pub fn begin(name: &'static str) -> Option<Self> {
         let tracer = TRACER.get()?;

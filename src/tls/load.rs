@@ -22,7 +22,7 @@ use x509_parser::{
     certificate::X509Certificate, prelude::FromDer as _, revocation_list::CertificateRevocationList,
 };
 
-use super::{ClientAuth, Fault, Files, PROTOCOLS, State, time_of, verify::Verifier};
+use super::{ClientAuth, Dates, Fault, Files, PROTOCOLS, State, time_of, verify::Verifier};
 use crate::clock::Clock;
 
 const CERTIFICATE: &str = "tls_cert_file";
@@ -48,15 +48,21 @@ struct Loading {
     now: SystemTime,
     faults: Vec<Fault>,
     warnings: Vec<String>,
+    dates: Dates,
 }
 
 /// What the files say, and what is dubious about it.
 pub fn load(files: &Files, clock: &Arc<dyn Clock>) -> Result<(State, Vec<String>), Vec<Fault>> {
-    let mut loading = Loading { now: clock.now(), faults: Vec::new(), warnings: Vec::new() };
+    let mut loading = Loading {
+        now: clock.now(),
+        faults: Vec::new(),
+        warnings: Vec::new(),
+        dates: Dates::default(),
+    };
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
     let own = loading.own(files, &provider);
     let verifier = loading.verifier(files, &provider);
-    let Loading { mut faults, warnings, .. } = loading;
+    let Loading { mut faults, warnings, dates, .. } = loading;
     let (Some(own), true) = (own, faults.is_empty()) else { return Err(faults) };
     let time = Arc::new(Time(clock.clone()));
     let versions = ServerConfig::builder_with_details(provider, time)
@@ -72,15 +78,14 @@ pub fn load(files: &Files, clock: &Arc<dyn Clock>) -> Result<(State, Vec<String>
         Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
         None => builder.with_no_client_auth(),
     };
-    let not_after = own.end_entity_cert().ok().and_then(|own| not_after(own));
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-    Ok((State { config: Arc::new(config), verifier, not_after }, warnings))
+    Ok((State { config: Arc::new(config), verifier, dates }, warnings))
 }
 
-fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
-    let (_, read) = X509Certificate::from_der(certificate).ok()?;
-    Some(time_of(read.validity().not_after.timestamp()))
+/// The earlier one of those that there are.
+fn first(one: Option<SystemTime>, other: Option<SystemTime>) -> Option<SystemTime> {
+    one.into_iter().chain(other).min()
 }
 
 impl Loading {
@@ -88,7 +93,12 @@ impl Loading {
     fn own(&mut self, files: &Files, provider: &CryptoProvider) -> Option<CertifiedKey> {
         let chain = self.certificates(CERTIFICATE, &files.certificate);
         if let Some(first) = chain.as_ref().and_then(|chain| chain.first()) {
-            self.check_validity(&files.certificate, "the certificate", first);
+            if let Some((from, until)) =
+                self.check_validity(&files.certificate, "the certificate", first)
+            {
+                self.dates.not_before = Some(from);
+                self.dates.not_after = Some(until);
+            }
         }
         let bytes = self.read(KEY, &files.key, MAX_BYTES);
         // The parser's own words may hold a line of the file.
@@ -189,6 +199,7 @@ impl Loading {
             match CertificateRevocationList::from_der(crl) {
                 Ok((_, parsed)) if roots.is_empty() || alone.is_ok() => {
                     let until = parsed.next_update().map(|time| time_of(time.timestamp()));
+                    self.dates.crl = first(self.dates.crl, until);
                     if until.is_some_and(|until| until < self.now) {
                         self.warnings.push(format!(
                             "{}: the revocation list has expired: the clients of its CA are refused",
@@ -238,11 +249,18 @@ impl Loading {
         {
             self.fault(CLIENT_CAS, format!("{}: {name} is not a CA's", file.display()));
         }
-        self.check_validity(file, name, der);
+        let until = self.check_validity(file, name, der).map(|(_, until)| until);
+        self.dates.client_ca = first(self.dates.client_ca, until);
     }
 
-    fn check_validity(&mut self, file: &Path, name: &str, der: &CertificateDer<'_>) {
-        let Ok((_, certificate)) = X509Certificate::from_der(der) else { return };
+    /// From when and until when it is good.
+    fn check_validity(
+        &mut self,
+        file: &Path,
+        name: &str,
+        der: &CertificateDer<'_>,
+    ) -> Option<(SystemTime, SystemTime)> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let validity = certificate.validity();
         let from = time_of(validity.not_before.timestamp());
         let until = time_of(validity.not_after.timestamp());
@@ -257,6 +275,7 @@ impl Loading {
             let at = validity.not_after;
             self.warnings.push(format!("{file}: {name} expires soon: it is good until {at}"));
         }
+        Some((from, until))
     }
 
     fn read(&mut self, setting: &'static str, file: &Path, most: u64) -> Option<Vec<u8>> {

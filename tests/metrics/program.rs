@@ -4,7 +4,8 @@ use std::{net::SocketAddr, process::Stdio};
 
 use portcullis::clock::{Clock as _, SystemClock};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpListener,
     process::{Child, Command},
 };
 
@@ -22,23 +23,47 @@ pub struct Program {
     _child: Child,
 }
 
-/// With TLS, policies, an issuer and a ledger on disk.
+/// Answers whoever asks with the keys.
+async fn keys_at_a_url() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/keys", listener.local_addr().unwrap());
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{JWKS}",
+        JWKS.len()
+    );
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    url
+}
+
+/// With TLS, policies, two issuers, a ledger on disk, and a collector that is not there.
 pub async fn start() -> Program {
-    let folder = Folder::new();
-    folder.put("server", &Ca::new("ca").leaf("server"));
+    let (folder, ca) = (Folder::new(), Ca::new("ca"));
+    folder.put("server", &ca.leaf("server"));
+    folder.write("ca.pem", &ca.pem);
+    folder.write("ca.crl", ca.crl(&[], 2089));
+    let url = keys_at_a_url().await;
     folder.write("keys.json", JWKS);
     std::fs::create_dir(folder.0.join("policies")).unwrap();
     std::fs::write(folder.0.join("policies/all.cedar"), "permit (principal, action, resource);")
         .unwrap();
-    folder.write(
-        "portcullis.toml",
-        "listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nledger = \"sqlite:ledger.db\"\n\
+    let config = "listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nledger = \"sqlite:ledger.db\"\n\
          tls = \"server\"\ntls_cert_file = \"server.pem\"\ntls_key_file = \"server.key\"\n\
+         tls_client_auth = \"optional\"\ntls_client_ca_files = [\"ca.pem\"]\ntls_crl_files = [\"ca.crl\"]\n\
+         otlp_endpoint = \"http://127.0.0.1:1\"\notlp_metrics_interval_ms = 1000\n\
          policy_dir = \"policies\"\nreload_interval_ms = 100\n\
          [[jwt_issuers]]\nissuer = \"https://issuer.example\"\naudiences = [\"portcullis\"]\n\
          jwks_file = \"keys.json\"\n\
-         [[static_tokens]]\nname = \"deployer\"\nsha256 = \"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"\n",
-    );
+         [[jwt_issuers]]\nissuer = \"https://other.example\"\naudiences = [\"portcullis\"]\n\
+         jwks_url = \"KEYS\"\n\
+         [[static_tokens]]\nname = \"deployer\"\nsha256 = \"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"\n";
+    folder.write("portcullis.toml", config.replace("KEYS", &url));
     let mut child = portcullis(&folder, "serve").stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let admin = loop {
@@ -93,8 +118,31 @@ pub async fn all(seen: &mut Seen) {
     seen.until(admin, "portcullis_build_info", &build, |value| value == 1.0).await;
     let commits = "portcullis_ledger_commit_duration_seconds_count";
     seen.until(admin, commits, &[("engine", "sqlite")], |value| value > 0.0).await;
-    let issuer = [("issuer", "https://issuer.example")];
-    seen.until(admin, "portcullis_keys_age_seconds", &issuer, |value| value > 0.0).await;
+    // Keys in a file are as old as they please.
+    let (age, issuer) = ("portcullis_keys_age_seconds", [("issuer", "https://other.example")]);
+    seen.until(admin, age, &issuer, |value| value > 0.0).await;
+    assert_eq!(Text::read(admin).await.series(age).count(), 1);
+    for signal in ["traces", "logs", "metrics"] {
+        let lost = [("signal", signal)];
+        assert!(Text::read(admin).await.value("portcullis_telemetry_lost_total", &lost).is_some());
+    }
+    for signal in ["logs", "metrics"] {
+        let lost = [("signal", signal)];
+        seen.until(admin, "portcullis_telemetry_lost_total", &lost, |value| value > 0.0).await;
+    }
+    // Of the CA's certificate, which the test made, and of the list.
+    let date =
+        |name: &'static str| async move { Text::read(admin).await.value(name, &[]).unwrap() };
+    seen.until(admin, "portcullis_tls_client_ca_expiry_seconds", &[], |value| value > 0.0).await;
+    seen.until(admin, "portcullis_tls_crl_expiry_seconds", &[], |value| value == 3_755_376_000.0)
+        .await;
+    seen.until(admin, "portcullis_tls_certificate_not_before_seconds", &[], |value| value > 0.0)
+        .await;
+    let (from, until) = (
+        date("portcullis_tls_certificate_not_before_seconds").await,
+        date("portcullis_tls_certificate_expiry_seconds").await,
+    );
+    assert!(from < until, "{from} {until}");
     // The certificate's end, to the second.
     let expiry = "portcullis_tls_certificate_expiry_seconds";
     let first = Text::read(admin).await.value(expiry, &[]).unwrap();

@@ -1,11 +1,18 @@
 //! A trace from a caller through Portcullis to EC2: moto's server, and a sandbox's EC2 door.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use portcullis::api::proto::{
     sandbox::v1::{Fault, FaultKind, GetStateRequest, InjectFaultRequest},
     v1::{CreateSecurityGroupRequest, DescribeSecurityGroupsRequest, RevokeEgressRequest},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
 };
 
 use super::{
@@ -18,8 +25,8 @@ use super::{
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// Portcullis in front of an EC2 at that address.
-async fn in_front_of(address: &str, collector: &Collector) -> Program {
-    let (ec2, collector) = (format!("http://{address}"), collector.url());
+pub async fn in_front_of(address: &str, collector: &str) -> Program {
+    let ec2 = format!("http://{address}");
     let flags = [
         "--backend",
         "ec2",
@@ -30,7 +37,7 @@ async fn in_front_of(address: &str, collector: &Collector) -> Program {
         "--ledger",
         "memory",
         "--otlp-endpoint",
-        &collector,
+        collector,
     ];
     let keys = [("AWS_ACCESS_KEY_ID", "testing"), ("AWS_SECRET_ACCESS_KEY", "hush-secret")];
     Program::start(&flags, &keys).await
@@ -46,7 +53,7 @@ async fn a_trace_goes_from_the_caller_to_ec2() {
     let Some(program) = tool("venv/bin/moto_server") else { return };
     let ec2 = moto(&program).await;
     let collector = Collector::start(Manner::Keeps).await;
-    let program = in_front_of(&ec2.address, &collector).await;
+    let program = in_front_of(&ec2.address, &collector.url()).await;
     let parent = traceparent(TRACE, true);
     let create = CreateSecurityGroupRequest {
         group_name: Some("traced".into()),
@@ -91,11 +98,78 @@ async fn a_trace_goes_from_the_caller_to_ec2() {
     assert!(!format!("{:?}{:?}", spans, collector.got().logs).contains("hush-secret"));
 }
 
+/// Stands before an EC2, passes on what comes, and keeps it.
+async fn listen_in(ec2: &str) -> (String, Arc<Mutex<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let heard = Arc::new(Mutex::new(String::new()));
+    let (kept, ec2) = (heard.clone(), ec2.to_owned());
+    tokio::spawn(async move {
+        loop {
+            let (from, mut to) = listener.accept().await.unwrap().0.into_split();
+            let (mut back, on) = TcpStream::connect(&ec2).await.unwrap().into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut back, &mut to).await });
+            tokio::spawn(pass_on(from, on, kept.clone()));
+        }
+    });
+    (address, heard)
+}
+
+async fn pass_on(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    kept: Arc<Mutex<String>>,
+) {
+    let mut bytes = [0; 16 << 10];
+    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+        kept.lock().unwrap().push_str(std::str::from_utf8(&bytes[..length]).unwrap());
+        to.write_all(&bytes[..length]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_ec2_names_its_span_and_does_not_sign_that() {
+    let ec2 = portcullis(&["--sandbox-ec2-listen", "127.0.0.1:0"], &[]).await;
+    let (address, heard) = listen_in(ec2.ec2_door.as_ref().unwrap()).await;
+    let collector = Collector::start(Manner::Keeps).await;
+    let program = in_front_of(&address, &collector.url()).await;
+    let parent = traceparent(TRACE, true);
+    let metadata = [("traceparent", parent.as_str()), ("tracestate", "vendor=1")];
+    program.groups().revoke_egress(with(unknown(1), &metadata)).await.unwrap();
+    // A call that is not sampled has no spans, and sends none on.
+    let not = traceparent("0af7651916cd43dd8448eb211c80319c", false);
+    program.groups().revoke_egress(with(unknown(2), &[("traceparent", &not)])).await.unwrap();
+    let (code, said) = program.end().await;
+    assert_eq!(code, Some(0), "{said}");
+
+    let heard = heard.lock().unwrap().clone();
+    let requests: Vec<&str> = heard.split("POST / HTTP/1.1").skip(1).collect();
+    let spans = collector.got().spans;
+    let sent: Vec<&Span> =
+        spans.iter().filter(|span| span.kind == i32::from(SpanKind::Client)).collect();
+    assert!(sent.len() >= 3, "{sent:#?}");
+    for span in &sent {
+        let action = attribute(&span.attributes, "rpc.method").unwrap();
+        let (own, body) = (
+            format!("traceparent: 00-{TRACE}-{}-01\r\n", hex(&span.span_id)),
+            format!("Action={action}&"),
+        );
+        let of: Vec<&&str> = requests.iter().filter(|request| request.contains(&own)).collect();
+        assert!(of.len() == 1 && of[0].contains(&body), "{own}{body}{heard}");
+        assert!(of[0].contains("tracestate: vendor=1\r\n"), "{heard}");
+    }
+    let traced = requests.iter().filter(|request| request.contains("traceparent: ")).count();
+    assert!(traced == sent.len() && traced < requests.len(), "{heard}");
+    let signed: Vec<&str> = heard.lines().filter(|line| line.contains("SignedHeaders=")).collect();
+    assert_eq!(signed.len(), requests.len(), "{heard}");
+    assert!(signed.iter().all(|line| !line.contains("trace")), "{heard}");
+}
+
 #[tokio::test]
 async fn the_trace_of_a_caller_who_has_gone_shows_what_was_sent() {
     let ec2 = portcullis(&["--sandbox-ec2-listen", "127.0.0.1:0"], &[]).await;
     let collector = Collector::start(Manner::Keeps).await;
-    let program = in_front_of(ec2.ec2_door.as_ref().unwrap(), &collector).await;
+    let program = in_front_of(ec2.ec2_door.as_ref().unwrap(), &collector.url()).await;
     let channel =
         tonic::transport::Channel::from_shared(format!("http://{}", ec2.address)).unwrap();
     let mut sandbox =

@@ -45,8 +45,8 @@ async fn a_collector_that_is_not_there_costs_telemetry_and_nothing_else() {
     let address = socket.local_addr().unwrap();
     drop(socket);
     let said = calls_go_on(&format!("http://{address}")).await;
-    assert_eq!(lost(&said, "spans"), i64::from(CALLS));
-    assert!(lost(&said, "log lines") >= i64::from(CALLS));
+    assert_eq!(lost(&said, "traces"), i64::from(CALLS));
+    assert!(lost(&said, "logs") >= i64::from(CALLS));
     // The SDK's own lines, one for each batch, are not among them.
     assert!(!said.contains("\"opentelemetry"), "{said}");
 }
@@ -55,7 +55,7 @@ async fn a_collector_that_is_not_there_costs_telemetry_and_nothing_else() {
 async fn a_collector_that_refuses_is_told_of_without_its_words() {
     let collector = Collector::start(Manner::Refuses).await;
     let said = calls_go_on(&collector.url()).await;
-    assert_eq!(lost(&said, "spans"), i64::from(CALLS));
+    assert_eq!(lost(&said, "traces"), i64::from(CALLS));
     assert!(said.contains("PermissionDenied") && !said.contains("the collector's words"), "{said}");
     assert!(collector.got().requests > 0);
 }
@@ -64,7 +64,7 @@ async fn a_collector_that_refuses_is_told_of_without_its_words() {
 async fn a_collector_that_never_answers_does_not_keep_the_process() {
     let collector = Collector::start(Manner::Hangs).await;
     let said = calls_go_on(&collector.url()).await;
-    assert_eq!(lost(&said, "spans"), i64::from(CALLS));
+    assert_eq!(lost(&said, "traces"), i64::from(CALLS));
     assert!(collector.got().requests > 0);
 }
 
@@ -73,7 +73,7 @@ async fn a_socket_that_takes_and_says_nothing_does_not_keep_the_process() {
     // The kernel accepts for it; it never reads.
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let said = calls_go_on(&format!("http://{}", socket.local_addr().unwrap())).await;
-    assert_eq!(lost(&said, "spans"), i64::from(CALLS));
+    assert_eq!(lost(&said, "traces"), i64::from(CALLS));
     drop(socket);
 }
 
@@ -127,7 +127,7 @@ async fn over_tls_the_collector_must_be_the_right_one() {
     let program = Program::start(&flags, &[]).await;
     program.groups().revoke_egress(unknown(1)).await.unwrap();
     let (code, said) = program.end().await;
-    assert_eq!((code, lost(&said, "spans")), (Some(0), 1), "{said}");
+    assert_eq!((code, lost(&said, "traces")), (Some(0), 1), "{said}");
     assert_eq!(collector.got().requests, before);
     std::fs::remove_dir_all(folder).unwrap();
 }

@@ -111,3 +111,110 @@ async fn the_collector_takes_all_three_and_passes_traces_on() {
     assert_eq!(code, Some(0), "{own}");
     assert!(!own.contains("telemetry does not reach the collector"), "{own}");
 }
+
+/// A client with spans of its own, of what it calls.
+#[cfg(feature = "ec2")]
+fn instrumented(url: &str) -> opentelemetry_sdk::trace::SdkTracerProvider {
+    use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+
+    let exporter = SpanExporter::builder().with_tonic().with_endpoint(url).build().unwrap();
+    let resource = opentelemetry_sdk::Resource::builder_empty().with_service_name("the-client");
+    opentelemetry_sdk::trace::SdkTracerProvider::builder()
+        .with_resource(resource.build())
+        .with_batch_exporter(exporter)
+        .build()
+}
+
+#[cfg(feature = "ec2")]
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_from_an_instrumented_client_to_ec2_comes_out_of_the_collector() {
+    use std::collections::{BTreeSet, HashMap};
+
+    use opentelemetry::{
+        Context, KeyValue,
+        propagation::TextMapPropagator as _,
+        trace::{SpanKind as Kind, TraceContextExt as _, Tracer as _, TracerProvider as _},
+    };
+    use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
+    use portcullis::api::proto::v1::DescribeSecurityGroupsRequest;
+
+    use super::{
+        collector::attribute,
+        ec2::in_front_of,
+        programs::moto,
+        spans::{OF_EC2, check},
+    };
+
+    const METHOD: &str = "portcullis.v1.SecurityGroupService/DescribeSecurityGroups";
+
+    let (Some(otelcol), Some(moto_server)) = (tool("bin/otelcol"), tool("venv/bin/moto_server"))
+    else {
+        return;
+    };
+    let ec2 = moto(&moto_server).await;
+    let behind = Collector::start(Manner::Keeps).await;
+    let (url, _said, _child) = loop {
+        if let Some(started) = start(&otelcol, &behind.address.to_string()).await {
+            break started;
+        }
+    };
+    let program = in_front_of(&ec2.address, &url).await;
+
+    let provider = instrumented(&url);
+    let tracer = provider.tracer("the-client");
+    let span = tracer
+        .span_builder(METHOD)
+        .with_kind(Kind::Client)
+        .with_attributes([
+            KeyValue::new("rpc.system.name", "grpc"),
+            KeyValue::new("rpc.method", METHOD),
+            KeyValue::new("server.address", "127.0.0.1"),
+        ])
+        .start_with_context(&tracer, &Context::new());
+    let context = Context::new().with_span(span);
+    let mut headers = HashMap::new();
+    opentelemetry_sdk::propagation::TraceContextPropagator::new()
+        .inject_context(&context, &mut headers);
+    let metadata = [("traceparent", headers["traceparent"].as_str())];
+    let request = with(DescribeSecurityGroupsRequest::default(), &metadata);
+    program.groups().describe_security_groups(request).await.unwrap();
+    context.span().set_attribute(KeyValue::new("rpc.response.status_code", "OK"));
+    context.span().end();
+    tokio::task::spawn_blocking(move || provider.shutdown().unwrap()).await.unwrap();
+    let (code, said) = program.end().await;
+    assert_eq!(code, Some(0), "{said}");
+
+    let trace = context.span().span_context().trace_id().to_string();
+    let spans = behind
+        .wait_for("trace of three spans", |got| {
+            let of_trace = |span: &&Span| hex(&span.trace_id) == trace;
+            let spans: Vec<_> = got.spans.iter().filter(of_trace).cloned().collect();
+            (spans.len() >= 3).then_some(spans)
+        })
+        .await;
+    assert_eq!(spans.len(), 3, "{spans:#?}");
+    let of = |kind: SpanKind, name: &str| {
+        let found = spans.iter().find(|span| span.kind == i32::from(kind) && span.name == name);
+        found.unwrap_or_else(|| panic!("no {kind:?} {name} in {spans:#?}"))
+    };
+    let client = of(SpanKind::Client, METHOD);
+    let server = of(SpanKind::Server, METHOD);
+    let sent = of(SpanKind::Client, "EC2.DescribeSecurityGroups");
+    assert!(client.parent_span_id.is_empty(), "{client:#?}");
+    assert_eq!(server.parent_span_id, client.span_id);
+    assert_eq!(sent.parent_span_id, server.span_id);
+    for (name, value) in [
+        ("rpc.system.name", "grpc"),
+        ("rpc.method", METHOD),
+        ("rpc.response.status_code", "OK"),
+        ("server.address", "127.0.0.1"),
+        ("network.peer.address", "127.0.0.1"),
+    ] {
+        assert_eq!(attribute(&server.attributes, name).as_deref(), Some(value), "{name}");
+    }
+    check(sent, OF_EC2);
+    let got = behind.got();
+    let services = got.resources.iter().filter_map(|of| attribute(&of.attributes, "service.name"));
+    let services: BTreeSet<String> = services.collect();
+    assert_eq!(services, ["portcullis", "the-client"].map(str::to_owned).into());
+}

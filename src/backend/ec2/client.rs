@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     future::Future,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -43,14 +43,12 @@ use super::{
     errors::{Stage, classify, is_credentials_refusal, is_throttling},
     held,
     session::{Session, Sessions},
+    traced::Traced,
 };
 use crate::{
     backend::{BackendError, CallContext, Failure, Refusal, standing::LastSeen},
     rule::Target,
-    telemetry::{
-        metrics::Metrics,
-        trace::{self, ClientSpan},
-    },
+    telemetry::metrics::Metrics,
 };
 
 /// With less time than this, nothing is sent: the answer would come too late to be told.
@@ -145,15 +143,14 @@ impl Served {
             .operation_timeout(remaining)
             .operation_attempt_timeout(self.attempt_timeout.min(remaining))
             .build();
-        let span = ClientSpan::begin("EC2");
+        let traced = Traced::begin("EC2");
         let effect = kind == Kind::Mutation { dry_run: false };
-        let progress = Progress {
-            seen: span.as_ref().map(|_| Arc::default()),
-            until: effect.then_some(call.deadline),
-            ..Progress::default()
-        };
+        let progress = Progress { until: effect.then_some(call.deadline), ..Progress::default() };
         let mut config =
             config::Builder::default().timeout_config(timeouts).interceptor(progress.clone());
+        if let Some(traced) = &traced {
+            config = config.interceptor(traced.watch());
+        }
         if kind != Kind::Read {
             config.set_retry_config(Some(RetryConfig::disabled()));
         }
@@ -178,38 +175,13 @@ impl Served {
         let action = progress.action.get().cloned().unwrap_or_default();
         let error = answer.as_ref().err();
         let class = error.and_then(error_type);
-        if let Some(span) = span {
-            self.told(span, &action, &progress.seen(), class.as_deref());
+        if let Some(traced) = traced {
+            let (region, account) = (self.target.region.as_str(), self.target.account.as_str());
+            traced.end(&action, Some(region), Some(account), class.as_deref());
         }
         self.see(error, class.clone());
         self.count(action, took, error, class);
         answer
-    }
-
-    /// Ends the call's span with what was seen on the way.
-    fn told(&self, span: ClientSpan, action: &str, seen: &Seen, class: Option<&str>) {
-        let mut attributes = vec![
-            trace::attribute("rpc.system.name", "aws-api"),
-            trace::attribute("rpc.service", "EC2"),
-            trace::attribute("rpc.method", action.to_owned()),
-            trace::attribute("cloud.provider", "aws"),
-            trace::attribute("cloud.region", self.target.region.as_str().to_owned()),
-            trace::attribute("cloud.account.id", self.target.account.as_str().to_owned()),
-        ];
-        let given = |name, value: &Option<String>| {
-            value.as_ref().map(|value| trace::attribute(name, value.clone()))
-        };
-        attributes.extend(given("server.address", &seen.host));
-        attributes.extend(given("aws.request_id", &seen.request_id));
-        let number =
-            |name, value: Option<u16>| value.map(|value| trace::attribute(name, i64::from(value)));
-        attributes.extend(number("server.port", seen.port));
-        attributes.extend(number("http.response.status_code", seen.status));
-        attributes.extend(number(
-            "http.request.resend_count",
-            seen.attempts.checked_sub(1).filter(|again| *again > 0),
-        ));
-        span.end(format!("EC2.{action}"), attributes, class);
     }
 
     fn count(
@@ -273,27 +245,15 @@ fn error_type(error: &BackendError) -> Option<Cow<'static, str>> {
     })
 }
 
-fn is_code(text: &str) -> bool {
+pub(super) fn is_code(text: &str) -> bool {
     (1..=80).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
-}
-
-/// What the call's span tells.
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    host: Option<String>,
-    port: Option<u16>,
-    attempts: u16,
-    status: Option<u16>,
-    request_id: Option<String>,
 }
 
 /// Follows one call through the SDK, and checks that what came back is an XML document at all.
 #[derive(Clone, Debug, Default)]
 struct Progress {
     stage: Arc<AtomicU8>,
-    /// For the span, if there is one.
-    seen: Option<Arc<Mutex<Seen>>>,
     /// EC2's name of what is called.
     action: Arc<OnceLock<Cow<'static, str>>>,
     /// Until when it may be sent, if it changes something.
@@ -307,18 +267,6 @@ impl Progress {
             1 => Stage::Identifying,
             2 => Stage::Signing,
             _ => Stage::Sending,
-        }
-    }
-
-    fn seen(&self) -> Seen {
-        let seen =
-            self.seen.as_ref().map(|seen| seen.lock().unwrap_or_else(PoisonError::into_inner));
-        seen.map(|seen| seen.clone()).unwrap_or_default()
-    }
-
-    fn see(&self, what: impl FnOnce(&mut Seen)) {
-        if let Some(seen) = &self.seen {
-            what(&mut seen.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
@@ -355,7 +303,6 @@ impl Intercept for Progress {
         _components: &RuntimeComponents,
         _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        self.see(|seen| seen.attempts = seen.attempts.saturating_add(1));
         self.reach(Stage::Identifying);
         Ok(())
     }
@@ -385,17 +332,10 @@ impl Intercept for Progress {
 
     fn read_before_transmit(
         &self,
-        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
         _components: &RuntimeComponents,
         _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Ok(uri) = context.request().uri().parse::<http::Uri>() {
-            self.see(|seen| {
-                seen.host = uri.host().map(str::to_owned);
-                let of_scheme = if uri.scheme_str() == Some("http") { 80 } else { 443 };
-                seen.port = Some(uri.port_u16().unwrap_or(of_scheme));
-            });
-        }
         self.reach(Stage::Sending);
         Ok(())
     }
@@ -409,12 +349,6 @@ impl Intercept for Progress {
         _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
-        self.see(|seen| {
-            let names = ["x-amzn-requestid", "x-amzn-request-id", "x-amz-request-id"];
-            let id = names.iter().find_map(|name| response.headers().get(*name));
-            seen.status = Some(response.status().as_u16());
-            seen.request_id = id.map(str::to_owned);
-        });
         // An answer that broke off is an error already, and one that the SDK tries a read again for.
         if !response.status().is_success() || context.output_or_error().is_err() {
             return Ok(());

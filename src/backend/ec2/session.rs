@@ -12,6 +12,7 @@ use std::{
 use aws_config::SdkConfig;
 use aws_sdk_ec2::config::Credentials;
 use aws_sdk_sts::types::Tag;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Mutex as Flight, OwnedMutexGuard, Semaphore},
@@ -19,8 +20,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::errors::detail_of;
-use crate::principal::Principal;
+use super::{client::is_code, errors::detail_of, traced::Traced};
+use crate::{principal::Principal, telemetry::trace};
 
 /// The most sessions of one target. Beyond it the one that was not used for the longest time leaves; its caller's next
 /// call asks STS again.
@@ -171,7 +172,7 @@ impl Sessions {
         renewal: bool,
     ) -> JoinHandle<()> {
         let (role, flights) = (self.role.clone(), self.flights.clone());
-        tokio::spawn(async move {
+        let asked = async move {
             let _flight = flight;
             // The semaphore is never closed.
             let _permit = flights.acquire_owned().await;
@@ -181,7 +182,9 @@ impl Sessions {
                 tracing::warn!(principal = %caller, role = role.arn, error, "cannot renew a session");
             }
             slot.put(answer);
-        })
+        };
+        // A renewal is no part of the call that it happens beside.
+        if renewal { tokio::spawn(asked) } else { tokio::spawn(trace::carried(asked)) }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -200,7 +203,8 @@ impl Role {
             .map(|(key, value)| Tag::builder().key(key).value(value).build())
             .collect::<Result<Vec<Tag>, _>>()
             .map_err(|error| error.to_string())?;
-        let answer = self
+        let traced = Traced::begin("STS");
+        let mut request = self
             .sts
             .assume_role()
             .role_arn(&self.arn)
@@ -208,9 +212,21 @@ impl Role {
             .role_session_name(&name)
             .source_identity(&name)
             .set_tags(Some(tags))
-            .send()
-            .await
-            .map_err(|error| format!("AssumeRole as {name}: {}", detail_of(&error)))?;
+            .customize();
+        if let Some(traced) = &traced {
+            request = request.interceptor(traced.watch());
+        }
+        let answer = request.send().await;
+        if let Some(traced) = traced {
+            let class = answer.as_ref().err().map(|error| match error.code() {
+                Some(code) if is_code(code) => code,
+                Some(_) => "_OTHER",
+                None => "unavailable",
+            });
+            traced.end("AssumeRole", self.sdk.region().map(AsRef::as_ref), None, class);
+        }
+        let answer =
+            answer.map_err(|error| format!("AssumeRole as {name}: {}", detail_of(&error)))?;
         let given = answer.credentials.ok_or("STS gave no credentials")?;
         let now = self.sdk.time_source().map(|source| source.now());
         let ends = std::time::SystemTime::try_from(given.expiration).ok();

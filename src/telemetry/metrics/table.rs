@@ -74,7 +74,14 @@ pub const CALL_DURATION: Metric = Metric {
         ("rpc.response.status_code", "gRPC's code: `OK`, `NOT_FOUND`"),
         (
             "portcullis.reason",
-            "the reason in ErrorInfo (docs/errors.md), empty when OK; `DROPPED` with `CANCELLED`: the caller left",
+            "the reason in ErrorInfo (docs/errors.md), empty when OK; `DROPPED` with `CANCELLED`: the caller left; \
+             `NOT_GRPC` with `INVALID_ARGUMENT`: neither gRPC nor what is translated into it, and answered with an \
+             HTTP status alone",
+        ),
+        (
+            "error.type",
+            "gRPC's code again, if it is a fault of the server: `UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, \
+             `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`; absent otherwise",
         ),
     ],
     doc: "Duration of calls, from their head to the last frame of their answer, dropped ones included",
@@ -231,13 +238,37 @@ pub const CERTIFICATE_EXPIRY: Metric = Metric {
     attributes: &[],
     doc: "When the server's certificate expires, in seconds since 1970",
 };
+/// `portcullis.tls.certificate.not_before`.
+pub const CERTIFICATE_NOT_BEFORE: Metric = Metric {
+    name: "portcullis.tls.certificate.not_before",
+    kind: Gauge,
+    unit: "s",
+    attributes: &[],
+    doc: "From when the server's certificate is good, in seconds since 1970: with its expiry, how long it lives",
+};
+/// `portcullis.tls.client_ca.expiry`.
+pub const CLIENT_CA_EXPIRY: Metric = Metric {
+    name: "portcullis.tls.client_ca.expiry",
+    kind: Gauge,
+    unit: "s",
+    attributes: &[],
+    doc: "When the first of the CAs of client certificates expires, in seconds since 1970; absent without any",
+};
+/// `portcullis.tls.crl.expiry`.
+pub const CRL_EXPIRY: Metric = Metric {
+    name: "portcullis.tls.crl.expiry",
+    kind: Gauge,
+    unit: "s",
+    attributes: &[],
+    doc: "When the first of the revocation lists expires, in seconds since 1970: from then on the clients of its CA are refused; absent if none says when",
+};
 /// `portcullis.keys.age`.
 pub const KEYS_AGE: Metric = Metric {
     name: "portcullis.keys.age",
     kind: Gauge,
     unit: "s",
     attributes: &[("issuer", "a configured issuer")],
-    doc: "Age of the issuer's keys, since they were fetched or read; absent until they are",
+    doc: "Age of the keys of an issuer that has them at a URL, since they were fetched; absent until they are",
 };
 /// `portcullis.log.lines_lost`.
 pub const LOG_LINES_LOST: Metric = Metric {
@@ -246,6 +277,14 @@ pub const LOG_LINES_LOST: Metric = Metric {
     unit: "{line}",
     attributes: &[],
     doc: "Log lines lost because stderr is read too slowly",
+};
+/// `portcullis.telemetry.lost`.
+pub const TELEMETRY_LOST: Metric = Metric {
+    name: "portcullis.telemetry.lost",
+    kind: Counter,
+    unit: "{item}",
+    attributes: &[("signal", "`traces`: spans; `logs`: lines; `metrics`: exports of all of them")],
+    doc: "What is known not to have reached the collector; absent without one",
 };
 /// `portcullis.draining`.
 pub const DRAINING: Metric = Metric {
@@ -297,9 +336,13 @@ pub const TABLE: &[&Metric] = &[
     &COMMIT_WRITES,
     &RELOAD_FAILURES,
     &RELOAD_STALE,
+    &CERTIFICATE_NOT_BEFORE,
     &CERTIFICATE_EXPIRY,
+    &CLIENT_CA_EXPIRY,
+    &CRL_EXPIRY,
     &KEYS_AGE,
     &LOG_LINES_LOST,
+    &TELEMETRY_LOST,
     &DRAINING,
     &BUILD_INFO,
 ];

@@ -69,6 +69,33 @@ fn lists_are_taken_in_der_too_and_one_that_is_too_large_is_not() {
     assert!(faults[0].message.contains("more than 1048576 bytes"), "{faults:?}");
 }
 
+#[test]
+fn of_several_the_first_to_expire_counts() {
+    let (folder, ca) = (Folder::new(), Ca::new("ca"));
+    let leaf = ca.issue("server", |params| {
+        params.not_before = date_time_ymd(2025, 1, 1);
+        params.not_after = date_time_ymd(2027, 1, 1);
+    });
+    let (certificate, key) = folder.put("server", &leaf);
+    let crls = [("a.crl", 2030), ("b.crl", 2028), ("c.crl", 2029)];
+    let mut files = Files {
+        certificate,
+        key,
+        client_auth: ClientAuth::Required,
+        client_cas: vec![folder.write("ca.pem", &ca.pem)],
+        crls: crls.map(|(name, until)| folder.write(name, ca.crl(&[], until))).into(),
+    };
+    let dates = |files: &Files| load(files, &clock()).map(|(state, _)| state.dates).unwrap();
+    let found = dates(&files);
+    assert_eq!(found.not_before, Some(time_of(1_735_689_600)));
+    assert_eq!(found.not_after, Some(time_of(1_798_761_600)));
+    assert_eq!(found.crl, Some(time_of(1_830_297_600)));
+    assert!(found.client_ca > found.not_after, "{found:?}");
+    (files.client_auth, files.client_cas, files.crls) = (ClientAuth::Off, Vec::new(), Vec::new());
+    let found = dates(&files);
+    assert_eq!((found.client_ca, found.crl), (None, None));
+}
+
 /// Neither errors nor Debug show what a key file holds.
 #[test]
 fn the_key_is_never_shown() {
