@@ -41,11 +41,12 @@ use xmlparser::{ElementEnd, Token, Tokenizer};
 use super::{
     denied::{self, Decoder},
     errors::{Stage, classify, is_credentials_refusal, is_throttling},
-    held,
+    held::{self, LeaseEnd},
     session::{Session, Sessions},
 };
 use crate::{
     backend::{BackendError, CallContext, Failure, Refusal, standing::LastSeen},
+    clock::Clock,
     rule::Target,
     telemetry::{
         metrics::Metrics,
@@ -75,6 +76,8 @@ pub(super) struct Served {
     /// Decodes what EC2 does not permit, if that is wanted.
     pub(super) decoder: Option<Arc<Decoder>>,
     pub(super) metrics: Metrics,
+    /// By which leases end, too.
+    pub(super) clock: Arc<dyn Clock>,
     /// How it stands.
     pub(super) seen: LastSeen,
 }
@@ -132,6 +135,8 @@ impl Served {
         F: Future<Output = Result<T, SdkError<E, Response>>>,
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
+        // Before anything is waited for: the machine may be suspended meanwhile.
+        let lease = LeaseEnd::at(call.deadline, self.clock.clone());
         let remaining = || call.deadline.saturating_duration_since(Instant::now());
         if remaining() < LEAST_TIME {
             return Err(BackendError::DeadlineTooNear);
@@ -149,7 +154,7 @@ impl Served {
         let effect = kind == Kind::Mutation { dry_run: false };
         let progress = Progress {
             seen: span.as_ref().map(|_| Arc::default()),
-            until: effect.then_some(call.deadline),
+            until: effect.then_some(lease),
             ..Progress::default()
         };
         let mut config =
@@ -297,7 +302,7 @@ struct Progress {
     /// EC2's name of what is called.
     action: Arc<OnceLock<Cow<'static, str>>>,
     /// Until when it may be sent, if it changes something.
-    until: Option<Instant>,
+    until: Option<LeaseEnd>,
 }
 
 impl Progress {
@@ -376,8 +381,8 @@ impl Intercept for Progress {
         _components: &RuntimeComponents,
         _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(until) = self.until {
-            let body = held::until(context.request().body(), until)?;
+        if let Some(until) = &self.until {
+            let body = held::until(context.request().body(), until.clone())?;
             *context.request_mut().body_mut() = body;
         }
         Ok(())
