@@ -2,8 +2,8 @@
 //! (design.md section 3).
 //!
 //! Read in this order: [`state`] (the transition table), [`record`] (what a record holds, and the pure functions that
-//! every engine moves it with), then one engine: `ledger/memory.rs`, `ledger/sqlite.rs`, `ledger/postgres.rs`. Engines
-//! store and lock; what may happen to a record is decided here.
+//! every engine moves it with), [`proof`] (what verifying holds all of them against), then one engine: `ledger/memory.rs`,
+//! `ledger/sqlite.rs`, `ledger/postgres.rs`. Engines store and lock; what may happen to a record is decided here.
 
 use std::{
     fmt,
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 pub mod chain;
 pub mod memory;
 pub mod postgres;
+pub mod proof;
 pub mod record;
 pub mod sqlite;
 pub mod state;

@@ -206,6 +206,33 @@ pub(super) fn export(
     Ok(records)
 }
 
+/// Two records of what there is one of at most, and what that is. The indexes see to it, as long as they are there.
+pub(super) fn doubles(conn: &Connection) -> Result<Vec<(String, String, &'static str)>, Fault> {
+    let mut doubles = Vec::new();
+    for (sql, what) in [
+        (
+            "SELECT min(rowid) AS one, max(rowid) AS other FROM operations WHERE key IS NOT NULL AND freed = 0
+            GROUP BY key, caller, scope HAVING count(*) > 1 LIMIT 100",
+            "both have the same key of the same caller",
+        ),
+        (
+            "SELECT min(rowid) AS one, max(rowid) AS other FROM operations WHERE state IN ('IN_PROGRESS', 'IN_DOUBT')
+            GROUP BY grp HAVING count(*) > 1 LIMIT 100",
+            "both are unsettled, and of the same group",
+        ),
+    ] {
+        let mut statement = conn.prepare(&format!(
+            "SELECT a.id, b.id FROM ({sql}) JOIN operations AS a ON a.rowid = one
+            JOIN operations AS b ON b.rowid = other"
+        ))?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, what)))?;
+        for row in rows {
+            doubles.push(row?);
+        }
+    }
+    Ok(doubles)
+}
+
 impl Tables<'_> {
     pub(super) fn by_id(&self, id: &str) -> Result<Record, Fault> {
         let known = by_id(self.conn, id)?;
