@@ -71,6 +71,8 @@ struct Line {
     code: Code,
     reason: Cow<'static, str>,
     internal: Option<Box<str>>,
+    /// Whether the answer is what the ledger has of an operation.
+    recorded: bool,
     progress: Arc<Progress>,
     caller: Arc<Caller>,
     audit: Arc<Audit>,
@@ -166,6 +168,7 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             code: Code::Cancelled,
             reason: Cow::Borrowed(""),
             internal: None,
+            recorded: false,
             progress,
             caller,
             audit: self.audit.clone(),
@@ -289,6 +292,7 @@ impl Line {
         {
             self.reason = logged.reason.clone();
             self.internal = logged.internal.clone();
+            self.recorded = logged.recorded;
         }
     }
 }
@@ -323,9 +327,10 @@ impl Drop for Line {
         let rpc = methods::known(self.path.path()).unwrap_or(metrics::OTHER);
         let reason = if self.ended { self.reason.clone() } else { Cow::Borrowed(DROPPED) };
         self.metrics.called(rpc, code, reason.clone(), took);
-        // What was sent has a record, and its own line.
+        // What was sent, or is recorded without that, has its own line.
         if let Some(kind) = Kind::of(&self.reason)
             && operation.is_empty()
+            && !self.recorded
             && methods::is_change(self.path.path())
         {
             self.audit.refused(Attempt {
