@@ -54,6 +54,28 @@ pub(super) const LIST: &str = "SELECT record FROM portcullis.records
         AND ($13 IS NULL OR id < $13)
     ORDER BY id DESC LIMIT $14";
 
+/// The same where only the account or only the Region is known: each place that there is has its part of an index, in the
+/// order of ids, and is found by a step of it.
+pub(super) const LIST_IN: &str = "WITH RECURSIVE accounts (account) AS (
+        SELECT coalesce($5, (SELECT min(r.account) FROM portcullis.records r))
+        UNION ALL SELECT (SELECT min(r.account) FROM portcullis.records r WHERE r.account > a.account)
+        FROM accounts a WHERE $5 IS NULL AND a.account IS NOT NULL),
+    places (account, region) AS (
+        SELECT a.account,
+            coalesce($6, (SELECT min(r.region) FROM portcullis.records r WHERE r.account = a.account))
+        FROM accounts a WHERE a.account IS NOT NULL
+        UNION ALL SELECT p.account, (SELECT min(r.region) FROM portcullis.records r
+            WHERE r.account = p.account AND r.region > p.region)
+        FROM places p WHERE $6 IS NULL AND p.region IS NOT NULL)
+    SELECT l.record FROM places p CROSS JOIN LATERAL (
+        SELECT r.id, r.record FROM portcullis.records r
+        WHERE r.account = p.account AND r.region = p.region
+            AND ($1 IS NULL OR r.state = ANY($1))
+            AND ($2 IS NULL OR r.created >= $2) AND ($3 IS NULL OR r.created < $3)
+            AND ($4 IS NULL OR r.id < $4)
+        ORDER BY r.id DESC LIMIT $7) l
+    ORDER BY l.id DESC LIMIT $7";
+
 /// Parameters: the retention, the most. What went leaves an event. What is looked at was created before the retention:
 /// beside what goes, only the few that were not settled by then.
 pub(super) const SWEEP: &str = "WITH durable AS MATERIALIZED (SELECT portcullis.durable() AS now),
@@ -311,7 +333,32 @@ impl Sought {
         }
     }
 
-    pub fn params(&self) -> Vec<Param<'_>> {
+    /// Whether it is sure to be short: others may take as long as a call may.
+    pub fn is_short(&self) -> bool {
+        let Self { id, key, group, unsettled, unresolved, .. } = self;
+        id.is_some() || key.is_some() || group.is_some() || *unsettled || *unresolved
+    }
+
+    /// The statement, and its parameters.
+    pub fn statement(&self) -> (&'static str, Vec<Param<'_>>) {
+        let Self { caller, account, region, held_until, .. } = self;
+        let is_in_places = account.is_some() != region.is_some();
+        if self.is_short() || caller.is_some() || held_until.is_some() || !is_in_places {
+            return (LIST, self.params());
+        }
+        let params: Vec<Param<'_>> = vec![
+            (&self.states, Type::TEXT_ARRAY),
+            (&self.since, Type::INT8),
+            (&self.until, Type::INT8),
+            (&self.before, Type::TEXT),
+            (&self.account, Type::TEXT),
+            (&self.region, Type::TEXT),
+            (&self.limit, Type::INT8),
+        ];
+        (LIST_IN, params)
+    }
+
+    fn params(&self) -> Vec<Param<'_>> {
         vec![
             (&self.id, Type::TEXT),
             (&self.states, Type::TEXT_ARRAY),
