@@ -37,6 +37,11 @@ impl ManualClock {
     pub fn advance(&self, by: Duration) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) += by;
     }
+
+    /// Sets the hand back.
+    pub fn set_back(&self, by: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) -= by;
+    }
 }
 
 impl Clock for ManualClock {

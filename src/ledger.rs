@@ -2,8 +2,8 @@
 //! (design.md section 3).
 //!
 //! Read in this order: [`state`] (the transition table), [`record`] (what a record holds, and the pure functions that
-//! every engine moves it with), then one engine: `ledger/memory.rs`, `ledger/sqlite.rs`, `ledger/postgres.rs`. Engines
-//! store and lock; what may happen to a record is decided here.
+//! every engine moves it with), [`proof`] (what verifying holds all of them against), then one engine: `ledger/memory.rs`,
+//! `ledger/sqlite.rs`, `ledger/postgres.rs`. Engines store and lock; what may happen to a record is decided here.
 
 use std::{
     fmt,
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 pub mod chain;
 pub mod memory;
 pub mod postgres;
+pub mod proof;
 pub mod record;
 pub mod sqlite;
 pub mod state;
@@ -48,7 +49,10 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
 
     /// Moves a record on, durably, by the transition table; `fence` must be the record's. A crash before it: the record is
     /// as the move before left it, and is settled by whoever comes next. A crash after it: as if there had been none.
-    /// Doing it twice with the same fence and move is the same as once.
+    /// Twice with the same fence and move, to a state that is not unsettled, is the same as once: the second writes nothing
+    /// and answers the same record. To IN_PROGRESS or IN_DOUBT it is written again: the state, the fence and the attempts are
+    /// as after once, but the version grows, the hold begins anew, and where IN_DOUBT stays IN_DOUBT one more look is counted. So a
+    /// write that was not acknowledged may be repeated: it can only make the next look later. A note is kept once if it is the last.
     fn advance<'a>(&'a self, id: &'a str, fence: u64, step: &'a Move) -> Answer<'a, Record>;
 
     /// Takes a record over whose hold has ended, to settle it: IN_DOUBT, with a new fence, held for `hold`. None: it is

@@ -150,8 +150,7 @@ pub async fn serve(
     });
     background.spawn(async move { audit.keep_telling().await });
     let (up, mut ledger_up) = watch::channel(true);
-    let (books, clock) = (parts.books.clone(), parts.clock.clone());
-    background.spawn(settling::run(use_cases(&parts), books, clock, up));
+    background.spawn(settling::run(use_cases(&parts), parts.books.clone(), up));
     let (told, shown) = (health.clone(), status.clone());
     let watcher = background.spawn(async move {
         while ledger_up.changed().await.is_ok() {

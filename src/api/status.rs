@@ -38,6 +38,8 @@ pub struct Logged {
     pub reason: Cow<'static, str>,
     /// What callers do not see.
     pub internal: Option<Box<str>>,
+    /// Whether it is what the ledger has of an operation.
+    pub recorded: bool,
 }
 
 impl fmt::Display for Logged {
@@ -87,6 +89,7 @@ pub fn encode(error: Error, request_id: &str) -> Status {
     status.set_source(std::sync::Arc::new(Logged {
         reason: error.reason.as_str().into(),
         internal: error.internal,
+        recorded: false,
     }));
     status
 }
@@ -114,6 +117,7 @@ pub fn replay(recorded: &Recorded, request_id: &str) -> Status {
     status.set_source(std::sync::Arc::new(Logged {
         reason: reason.unwrap_or_default().into(),
         internal: None,
+        recorded: true,
     }));
     status
 }

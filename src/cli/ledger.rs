@@ -23,10 +23,11 @@ const PAGE: usize = 500;
 /// What to do with the ledger that the settings name.
 #[derive(Debug, Subcommand)]
 pub enum Ledger {
-    /// Prove that no record was changed, removed or added by other hands
+    /// Prove that no record was changed, removed or added by other hands, and that each was written by the rules
     ///
-    /// Goes through the chain of events and holds each record against its last event. Prints the head of the chain: noted
-    /// elsewhere, it shows later whether all of the ledger was replaced. A server may be running.
+    /// Goes through the chain of events, holds the events of each record against the transition table, and each record
+    /// against its last event. Prints the head of the chain: noted elsewhere, it shows later whether all of the ledger was
+    /// replaced. A server may be running.
     Verify(Settings),
     /// Print every record, oldest first, as JSON lines
     ///

@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
 use tokio_postgres::{Row, types::Type};
 
 use self::{
@@ -48,6 +51,9 @@ const ATTEMPTS: usize = 16;
 /// The most unsettled records of this process that are known without a look.
 const MAX_KNOWN: usize = 10_000;
 
+/// How many lists that may go through much are searched for at once.
+const SEARCHES: usize = 2;
+
 /// How long what was written may stay unsealed while there are writes.
 const SEALING: Duration = Duration::from_secs(1);
 
@@ -65,6 +71,8 @@ struct Inner {
     /// A sealing is under way, or about to be.
     seals: AtomicBool,
     writer: Writer,
+    /// Searches that may go through much: they leave connections to the calls.
+    searches: Semaphore,
 }
 
 impl Postgres {
@@ -93,6 +101,7 @@ impl Postgres {
             watch: Watch::default(),
             known: Mutex::default(),
             seals: AtomicBool::new(false),
+            searches: Semaphore::new(SEARCHES),
         })))
     }
 
@@ -370,7 +379,16 @@ impl Ledger for Postgres {
     fn list<'a>(&'a self, filter: &'a Filter) -> Answer<'a, Vec<Record>> {
         Box::pin(async move {
             let sought = Sought::by(filter);
-            let rows = self.0.link.rows(sql::LIST, &sought.params()).await?;
+            let _search = if sought.is_short() {
+                None
+            } else {
+                // Within a call's bound, as everything.
+                let free = timeout(self.0.link.bound(), self.0.searches.acquire()).await;
+                let busy = || "PostgreSQL: others search, for as long as a call may take";
+                Some(free.map_err(|_| LedgerError::Unavailable(busy().to_owned()))?)
+            };
+            let (statement, params) = sought.statement();
+            let rows = self.0.link.rows(statement, &params).await?;
             rows.iter().map(|row| record(row, 0)).collect()
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! `sqlite/place.rs` makes and locks the file, `schema.rs` recognises it and sets up connections, `tables.rs` has the
 //! statements, `writer.rs` commits what waits, `checkpoint.rs` copies it from the WAL into the file, `readers.rs` reads,
-//! `archive.rs` verifies and exports.
+//! `lists.rs` searches, `archive.rs` verifies and exports.
 
 use std::{
     fmt,
@@ -18,6 +18,7 @@ mod archive;
 mod changes;
 mod checkpoint;
 mod fault;
+mod lists;
 mod place;
 mod readers;
 mod schema;
@@ -34,6 +35,7 @@ use self::{
     changes::Changes,
     checkpoint::Checkpoints,
     fault::Fault,
+    lists::Search,
     place::Place,
     readers::Readers,
     tables::Tables,
@@ -44,6 +46,12 @@ use super::{
     turns::Turns,
 };
 use crate::{clock::Clock, telemetry::metrics::Metrics};
+
+/// Reading is short and mostly from memory.
+const READERS: usize = 4;
+
+/// And so many read for lists that go through much.
+const SEARCHERS: usize = 2;
 
 /// The most operations that wait to be written; whoever comes then waits for a place.
 const QUEUE: usize = 1024;
@@ -60,6 +68,8 @@ pub struct Sqlite {
 struct Shared {
     place: Arc<Place>,
     readers: Arc<Readers>,
+    /// For what may take long: calls do not wait for it.
+    searchers: Arc<Readers>,
     changes: Arc<Changes>,
     figures: Figures,
     clock: Arc<dyn Clock>,
@@ -126,7 +136,7 @@ impl Sqlite {
 
     /// Proves that the records are as they were written. Reads the whole ledger.
     pub async fn verify(&self) -> Result<Verified, LedgerError> {
-        self.shared.readers.read(archive::verify).await
+        self.shared.searchers.read(archive::verify).await
     }
 
     /// Records in the order of their ids, after one of them.
@@ -135,7 +145,7 @@ impl Sqlite {
         after: Option<String>,
         limit: usize,
     ) -> Result<Vec<Record>, LedgerError> {
-        self.shared.readers.read(move |conn| tables::export(conn, after.as_deref(), limit)).await
+        self.shared.searchers.read(move |conn| tables::export(conn, after.as_deref(), limit)).await
     }
 
     /// How many operations were written since it was opened, and in how many commits.
@@ -206,7 +216,8 @@ impl Shared {
         durable: bool,
     ) -> Result<Arc<Self>, OpenError> {
         let place = Arc::new(Place::take(path)?);
-        let readers = Readers::new(place.clone(), !durable);
+        let readers = Readers::new(place.clone(), READERS, !durable);
+        let searchers = Readers::new(place.clone(), SEARCHERS, !durable);
         let changes = Arc::default();
         let figures = Figures::default();
         let backend = backend.to_owned();
@@ -214,6 +225,7 @@ impl Shared {
         Ok(Arc::new(Self {
             place,
             readers,
+            searchers,
             changes,
             figures,
             clock,
@@ -235,6 +247,7 @@ impl Drop for Sqlite {
     /// What waits is still written; then the file is free for the next one.
     fn drop(&mut self) {
         self.shared.readers.close();
+        self.shared.searchers.close();
         if let Driver::Thread(running) = &mut self.driver
             && let Some(running) = running.get_mut().unwrap_or_else(PoisonError::into_inner).take()
         {
@@ -316,8 +329,16 @@ impl Ledger for Sqlite {
 
     fn list<'a>(&'a self, filter: &'a Filter) -> Answer<'a, Vec<Record>> {
         Box::pin(async move {
-            let filter = filter.clone();
-            self.shared.readers.read(move |conn| tables::list(conn, &filter)).await
+            let mut search = Search::new(filter.clone());
+            let Shared { readers, searchers, .. } = self.shared.as_ref();
+            loop {
+                let reader = if search.is_short() { readers } else { searchers };
+                let further = move |conn: &_| search.go_on(conn);
+                match reader.read(further).await? {
+                    Ok(found) => return Ok(found),
+                    Err(unfinished) => search = unfinished,
+                }
+            }
         })
     }
 

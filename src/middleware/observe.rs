@@ -74,6 +74,8 @@ struct Line {
     code: Code,
     reason: Cow<'static, str>,
     internal: Option<Box<str>>,
+    /// Whether the answer is what the ledger has of an operation.
+    recorded: bool,
     progress: Arc<Progress>,
     caller: Arc<Caller>,
     audit: Arc<Audit>,
@@ -169,6 +171,7 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             code: Code::Cancelled,
             reason: Cow::Borrowed(""),
             internal: None,
+            recorded: false,
             progress,
             caller,
             audit: self.audit.clone(),
@@ -297,6 +300,7 @@ impl Line {
         {
             self.reason = logged.reason.clone();
             self.internal = logged.internal.clone();
+            self.recorded = logged.recorded;
         }
     }
 }
@@ -340,9 +344,10 @@ impl Drop for Line {
         let reason = if self.ended { self.reason.clone() } else { Cow::Borrowed(DROPPED) };
         let is_fault = is_fault(self.code);
         self.metrics.called(rpc, code, is_fault, reason.clone(), took);
-        // What was sent has a record, and its own line.
+        // What was sent, or is recorded without that, has its own line.
         if let Some(kind) = Kind::of(&self.reason)
             && operation.is_none()
+            && !self.recorded
             && methods::is_change(self.path.path())
         {
             self.audit.refused(Attempt {

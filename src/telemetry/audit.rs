@@ -1,5 +1,5 @@
-//! The audit stream's lines about attempts at changes that were refused before they left a record: one for each, with
-//! the target `audit`. Operations have theirs from `operations/audit.rs`, when their outcome is recorded.
+//! The audit stream's lines about attempts at changes that were refused and left no record: one for each, with the
+//! target `audit`. Operations have theirs from `operations/audit.rs`, when their outcome is recorded.
 //!
 //! Whoever may reach the port can be refused any number of times. So there are [`MOST`] lines a second of each kind at
 //! most, and what is left out is counted and said in a line of its own; one kind's flood does not hide another's lines.
@@ -25,6 +25,12 @@ pub enum Kind {
     Policy,
     RateLimit,
     Validation,
+    Capacity,
+    State,
+    Ec2,
+    Ledger,
+    Deadline,
+    Fault,
 }
 
 /// One attempt. There is nothing of the request in it but its method, and nothing of the credential but whose it is.
@@ -57,9 +63,21 @@ struct Window {
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Authentication, Self::Policy, Self::RateLimit, Self::Validation];
+    const ALL: [Self; 10] = [
+        Self::Authentication,
+        Self::Policy,
+        Self::RateLimit,
+        Self::Validation,
+        Self::Capacity,
+        Self::State,
+        Self::Ec2,
+        Self::Ledger,
+        Self::Deadline,
+        Self::Fault,
+    ];
 
-    /// Of an error, by its reason on the wire. None: it is about nothing that the stream tells.
+    /// Of an error, by its reason on the wire. None: there is a record that it is about (OUTCOME_UNKNOWN), or it is of no
+    /// change.
     pub fn of(reason: &str) -> Option<Self> {
         Some(match reason {
             "CREDENTIALS_MISSING"
@@ -71,7 +89,32 @@ impl Kind {
             "INVALID_REQUEST"
             | "REQUEST_TOO_LARGE"
             | "TARGET_NOT_CONFIGURED"
-            | "IDEMPOTENCY_KEY_REUSED" => Self::Validation,
+            | "IDEMPOTENCY_KEY_REUSED"
+            | "UNIMPLEMENTED" => Self::Validation,
+            "OVERLOADED" | "DRAINING" | "EC2_BUDGET_EXHAUSTED" => Self::Capacity,
+            "GROUP_IN_DOUBT"
+            | "OPERATION_IN_PROGRESS"
+            | "OPERATION_NOT_FOUND"
+            | "OPERATION_SETTLED" => Self::State,
+            // What EC2 said no to has a record. Not so what it was not asked for: dry runs, and what its reads, its
+            // throttling or our credentials there stand against.
+            "INVALID_GROUP_NOT_FOUND"
+            | "INVALID_SECURITY_GROUP_RULE_ID_NOT_FOUND"
+            | "INVALID_PERMISSION_NOT_FOUND"
+            | "INVALID_PERMISSION_DUPLICATE"
+            | "INVALID_GROUP_DUPLICATE"
+            | "RULES_PER_SECURITY_GROUP_LIMIT_EXCEEDED"
+            | "DEPENDENCY_VIOLATION"
+            | "CANNOT_DELETE"
+            | "EC2_UNAUTHORIZED_OPERATION"
+            | "EC2_CREDENTIALS_UNAVAILABLE"
+            | "EC2_REQUEST_LIMIT_EXCEEDED"
+            | "EC2_REJECTED"
+            | "EC2_UNAVAILABLE" => Self::Ec2,
+            "LEDGER_UNAVAILABLE" => Self::Ledger,
+            // One that ran out of time between its intent and its request has a record, too.
+            "DEADLINE_EXCEEDED" => Self::Deadline,
+            "INTERNAL" => Self::Fault,
             _ => return None,
         })
     }
@@ -82,6 +125,12 @@ impl Kind {
             Self::Policy => "policy",
             Self::RateLimit => "rate limit",
             Self::Validation => "validation",
+            Self::Capacity => "capacity",
+            Self::State => "state",
+            Self::Ec2 => "EC2",
+            Self::Ledger => "ledger",
+            Self::Deadline => "deadline",
+            Self::Fault => "fault",
         }
     }
 }
@@ -217,9 +266,12 @@ mod tests {
         for _ in 0..1000 {
             audit.refused(attempt(Kind::Authentication));
         }
-        audit.refused(attempt(Kind::Policy));
+        let others = || Kind::ALL.into_iter().filter(|kind| *kind != Kind::Authentication);
+        others().for_each(|kind| audit.refused(attempt(kind)));
         assert_eq!(lines.count("\"by\":\"authentication\""), 100);
-        assert_eq!(lines.count("\"by\":\"policy\""), 1);
+        for kind in others() {
+            assert_eq!(lines.count(&format!("\"by\":\"{}\"", kind.as_str())), 1);
+        }
         // Said as soon as the second is over, although nothing comes any more.
         let _ = tokio::time::timeout(Duration::from_millis(2500), audit.keep_telling()).await;
         assert_eq!(lines.count("\"left_out\":900"), 1);
@@ -227,7 +279,7 @@ mod tests {
         for _ in 0..101 {
             audit.refused(attempt(Kind::Authentication));
         }
-        assert_eq!(lines.count("refused\""), 201);
+        assert_eq!(lines.count("refused\""), 209);
         tokio::time::advance(WINDOW).await;
         // Or with the next line.
         audit.refused(attempt(Kind::Authentication));

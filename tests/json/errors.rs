@@ -179,3 +179,16 @@ fn docs_errors_is_what_the_code_says() {
         assert_eq!(told[reason], *row, "docs/errors.md says something else of {reason}");
     }
 }
+
+/// A call whose outcome is not known has a record; the rest is of no change.
+#[test]
+fn what_refuses_a_change_without_a_record_has_its_line_in_the_audit_stream() {
+    use portcullis::telemetry::audit::Kind;
+    for reason in ALL {
+        let none = matches!(
+            reason,
+            Reason::OutcomeUnknown | Reason::OutcomeUnknownWithKey | Reason::ServiceUnknown
+        );
+        assert_eq!(Kind::of(reason.as_str()).is_none(), none, "{}", reason.as_str());
+    }
+}

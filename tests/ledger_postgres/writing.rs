@@ -232,18 +232,7 @@ async fn lists_and_sweeps_read_no_more_than_their_part() {
     drop(ledger);
     gone(&database).await;
     database.psql("ANALYZE portcullis.records, portcullis.pending, portcullis.unresolved");
-    let scans = || {
-        // Rows of the heap that were read for the answers, and sequential scans.
-        database.psql(
-            "SELECT seq_scan, idx_tup_fetch FROM pg_stat_user_tables
-                WHERE schemaname = 'portcullis' AND relname = 'records'",
-        )
-    };
-    let read = |scans: &str| -> (u64, u64) {
-        let (scans, rows) = scans.split_once('|').unwrap();
-        (scans.parse().unwrap(), rows.parse().unwrap())
-    };
-    let before = read(&scans());
+    let before = reads(&database);
     let ledger: Arc<dyn Ledger> = Arc::new(open(&database.url()).await.unwrap());
     let base = || Filter { limit: 1000, ..Filter::default() };
     let some = |text: &str| Some(text.to_owned());
@@ -267,8 +256,69 @@ async fn lists_and_sweeps_read_no_more_than_their_part() {
     step(&ledger, &settled, &to(State::Succeeded)).await;
     drop(ledger);
     gone(&database).await;
-    let after = read(&scans());
+    let after = reads(&database);
     let (scans, rows) = (after.0 - before.0, after.1 - before.1);
     assert_eq!(scans, 0, "all of the records were read");
     assert!((99..300).contains(&rows), "{rows} rows were read");
+}
+
+/// Of an account or a Region alone, too, and of those that there are none of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_of_a_region_read_no_more_than_their_part() {
+    let database = shared().database();
+    let ledger: Arc<dyn Ledger> = Arc::new(open(&database.url()).await.unwrap());
+    let mut tasks = Vec::new();
+    for n in 0..2000 {
+        let ledger = ledger.clone();
+        let intent = Intent {
+            account: format!("account {}", n % 3),
+            region: if n % 500 == 0 { "odd".into() } else { format!("region {}", n % 2) },
+            ..intent(n)
+        };
+        tasks.push(tokio::spawn(async move {
+            in_state(&ledger, &intent, State::Succeeded).await;
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    drop(ledger);
+    gone(&database).await;
+    database.psql("VACUUM ANALYZE portcullis.records");
+    let base = || Filter { limit: 10, ..Filter::default() };
+    let some = |text: &str| Some(text.to_owned());
+    let settled = || vec![State::Succeeded];
+    for (filter, count) in [
+        (Filter { region: some("nowhere"), ..base() }, 0),
+        (Filter { region: some("odd"), ..base() }, 4),
+        (Filter { region: some("region 1"), ..base() }, 10),
+        (Filter { region: some("region 1"), before: Some(id(1000)), ..base() }, 10),
+        (Filter { region: some("region 1"), states: settled(), ..base() }, 10),
+        (Filter { account: some("account 1"), ..base() }, 10),
+        (Filter { account: some("nowhere"), ..base() }, 0),
+        (Filter { account: some("account 1"), region: some("nowhere"), ..base() }, 0),
+    ] {
+        let before = reads(&database);
+        let ledger: Arc<dyn Ledger> = Arc::new(open(&database.url()).await.unwrap());
+        let found = ledger.list(&filter).await.unwrap();
+        let mut sorted = found.clone();
+        sorted.sort_by(|a, b| b.id.cmp(&a.id));
+        assert_eq!((found.len(), &found), (count, &sorted), "{filter:?}");
+        assert!(found.iter().all(|record| filter.passes(record)), "{filter:?}");
+        drop(ledger);
+        gone(&database).await;
+        let after = reads(&database);
+        assert_eq!(after.0, before.0, "{filter:?}: all of the records were read");
+        assert!(after.1 - before.1 < 100, "{filter:?}: {} rows", after.1 - before.1);
+    }
+}
+
+/// How often all records were read one after the other, and how many were read by an index.
+fn reads(database: &Database<'_>) -> (u64, u64) {
+    let reads = database.psql(
+        "SELECT seq_scan, idx_tup_fetch FROM pg_stat_user_tables
+            WHERE schemaname = 'portcullis' AND relname = 'records'",
+    );
+    let (scans, rows) = reads.split_once('|').unwrap();
+    (scans.parse().unwrap(), rows.parse().unwrap())
 }

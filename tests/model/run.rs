@@ -134,9 +134,11 @@ impl<'a> Play<'a> {
         let background = async move {
             loop {
                 rest(books.settle_every).await;
-                if let Err(error) = settling::round(&operations, &books, world.time.as_ref()).await
-                {
-                    world.trace(|| format!("the background: {error}"));
+                let settled = settling::round(&operations, &books).await;
+                for done in [settled, settling::sweep(books.ledger.as_ref()).await] {
+                    if let Err(error) = done {
+                        world.trace(|| format!("the background: {error}"));
+                    }
                 }
                 if world.has(Bug::BackgroundSends) {
                     send_in_background(&world, &own).await;

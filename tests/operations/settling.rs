@@ -309,3 +309,54 @@ async fn what_is_settled_by_reading_back_has_one_line_too() {
     assert_eq!(line["settled_by"], "ReadBack");
     assert_eq!(line["principal"], "token::alice");
 }
+
+#[tokio::test]
+async fn what_is_refused_without_a_record_has_a_line_whatever_refused_it() {
+    let mut world = world().await;
+    let group = DEFAULT_VPC_GROUP;
+    let id = in_doubt(&mut world, "k", group, FaultKind::ServerError).await;
+    let refused = Fault {
+        kind: FaultKind::Refuse.into(),
+        action: "DescribeSecurityGroups".into(),
+        error_code: "UnauthorizedOperation".into(),
+        count: 1_000_000,
+        ..Fault::default()
+    };
+    inject(&mut world, refused).await;
+    let mut blocked = world.signed("bob", https(group));
+    blocked.set_timeout(Duration::from_secs(2));
+    world.server.patient().revoke_egress(blocked).await.unwrap_err();
+    world.revoke("alice", "other", https(NONDEFAULT_VPC_GROUP)).await.unwrap_err();
+    let clear = world.signed("alice", ClearFaultsRequest {});
+    world.server.sandbox.clear_faults(clear).await.unwrap();
+    world.revoke("alice", "gone", https("sg-0000000000000dead")).await.unwrap_err();
+    world.settle("operator", "op-none", SettleAs::NotApplied).await.unwrap_err();
+    // This one is recorded as refused, although nothing was sent; and that is its line, also when it is asked for again.
+    let absent = || v1::RevokeEgressRequest {
+        on_unknown: v1::OnUnknown::Fail.into(),
+        ..by_permissions(NONDEFAULT_VPC_GROUP, vec![tcp(4444, "10.0.0.0/8")])
+    };
+    world.revoke("alice", "absent", absent()).await.unwrap_err();
+    world.revoke("alice", "absent", absent()).await.unwrap_err();
+    let lines = world.log.audit();
+    let said: Vec<(String, String)> = lines
+        .iter()
+        .map(|line| {
+            let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            if line["message"] == "refused" {
+                return (text("by"), text("reason"));
+            }
+            (text("message"), text("state"))
+        })
+        .collect();
+    let expected = [
+        ("state", "GROUP_IN_DOUBT"),
+        ("EC2", "EC2_UNAUTHORIZED_OPERATION"),
+        ("EC2", "INVALID_GROUP_NOT_FOUND"),
+        ("state", "OPERATION_NOT_FOUND"),
+        ("operation", "REFUSED"),
+    ];
+    let expected: Vec<(String, String)> =
+        expected.map(|(what, why)| (what.to_owned(), why.to_owned())).to_vec();
+    assert_eq!(said, expected, "{id} {lines:#?}");
+}

@@ -41,12 +41,13 @@ use xmlparser::{ElementEnd, Token, Tokenizer};
 use super::{
     denied::{self, Decoder},
     errors::{Stage, classify, is_credentials_refusal, is_throttling},
-    held,
+    held::{self, LeaseEnd},
     session::{Session, Sessions},
     traced::Traced,
 };
 use crate::{
     backend::{BackendError, CallContext, Failure, Refusal, standing::LastSeen},
+    clock::Clock,
     rule::Target,
     telemetry::metrics::Metrics,
 };
@@ -73,6 +74,8 @@ pub(super) struct Served {
     /// Decodes what EC2 does not permit, if that is wanted.
     pub(super) decoder: Option<Arc<Decoder>>,
     pub(super) metrics: Metrics,
+    /// By which leases end, too.
+    pub(super) clock: Arc<dyn Clock>,
     /// How it stands.
     pub(super) seen: LastSeen,
 }
@@ -130,6 +133,8 @@ impl Served {
         F: Future<Output = Result<T, SdkError<E, Response>>>,
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
+        // Before anything is waited for: the machine may be suspended meanwhile.
+        let lease = LeaseEnd::at(call.deadline, self.clock.clone());
         let remaining = || call.deadline.saturating_duration_since(Instant::now());
         if remaining() < LEAST_TIME {
             return Err(BackendError::DeadlineTooNear);
@@ -145,7 +150,7 @@ impl Served {
             .build();
         let traced = Traced::begin("EC2");
         let effect = kind == Kind::Mutation { dry_run: false };
-        let progress = Progress { until: effect.then_some(call.deadline), ..Progress::default() };
+        let progress = Progress { until: effect.then_some(lease), ..Progress::default() };
         let mut config =
             config::Builder::default().timeout_config(timeouts).interceptor(progress.clone());
         if let Some(traced) = &traced {
@@ -257,7 +262,7 @@ struct Progress {
     /// EC2's name of what is called.
     action: Arc<OnceLock<Cow<'static, str>>>,
     /// Until when it may be sent, if it changes something.
-    until: Option<Instant>,
+    until: Option<LeaseEnd>,
 }
 
 impl Progress {
@@ -323,8 +328,8 @@ impl Intercept for Progress {
         _components: &RuntimeComponents,
         _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(until) = self.until {
-            let body = held::until(context.request().body(), until)?;
+        if let Some(until) = &self.until {
+            let body = held::until(context.request().body(), until.clone())?;
             *context.request_mut().body_mut() = body;
         }
         Ok(())

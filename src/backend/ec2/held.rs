@@ -5,10 +5,16 @@
 //! still for longer than the hold, another replica has settled the operation by then, and a rule that was added again
 //! would go. So the time is looked at once more where the body is handed to the connection, which is open: a
 //! head without its body is no request to EC2.
+//!
+//! By two clocks, as neither is enough. The monotonic one is not set, but it stands still while the machine is suspended.
+//! The wall clock goes on then, but it may be set: back, and the other one ends the lease; forward, and a change that
+//! might have left is not sent.
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
+    time::SystemTime,
 };
 
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -18,19 +24,42 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::Instant;
 
+use crate::clock::Clock;
+
 const LATE: &str = "the lease ended before the request was sent";
+
+/// When a lease ends, by both clocks.
+#[derive(Clone, Debug)]
+pub(super) struct LeaseEnd {
+    until: Instant,
+    until_wall: SystemTime,
+    clock: Arc<dyn Clock>,
+}
+
+impl LeaseEnd {
+    /// At `until`, seen from now.
+    pub(super) fn at(until: Instant, clock: Arc<dyn Clock>) -> Self {
+        let left = until.saturating_duration_since(Instant::now());
+        Self { until, until_wall: clock.now() + left, clock }
+    }
+
+    /// Whether it has ended by either.
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until || self.clock.now() >= self.until_wall
+    }
+}
 
 /// A body that nobody gets after a time.
 struct Held {
     inner: Full<Bytes>,
-    until: Instant,
+    end: LeaseEnd,
 }
 
 /// The same body, until then. One that is not in memory is none of a change's.
-pub(super) fn until(body: &SdkBody, until: Instant) -> Result<SdkBody, BoxError> {
+pub(super) fn until(body: &SdkBody, end: LeaseEnd) -> Result<SdkBody, BoxError> {
     let bytes = body.bytes().ok_or("the request is not in memory")?;
     let inner = Full::new(Bytes::copy_from_slice(bytes));
-    Ok(SdkBody::from_body_1_x(Held { inner, until }))
+    Ok(SdkBody::from_body_1_x(Held { inner, end }))
 }
 
 impl Body for Held {
@@ -41,7 +70,7 @@ impl Body for Held {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if Instant::now() >= self.until {
+        if self.end.is_over() {
             return Poll::Ready(Some(Err(LATE.into())));
         }
         Pin::new(&mut self.inner).poll_frame(cx).map_err(|never| match never {})
@@ -84,25 +113,38 @@ mod tests {
     };
     use crate::{
         backend::{BackendError, CallContext, standing::LastSeen},
+        clock::ManualClock,
         rule::{AccountId, Region, Target},
         telemetry::metrics::Metrics,
     };
 
     const LEASE: Duration = Duration::from_secs(5);
 
-    /// A connection that is open at a time, and what went over it.
+    /// A connection that is open at a time, by whose coming the wall clock has moved too, and what went over it.
     #[derive(Clone, Debug)]
     struct Connection {
         open_at: Instant,
+        clock: ManualClock,
+        moves: Move,
         sent: Arc<Mutex<Vec<Bytes>>>,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Move {
+        Forward(Duration),
+        Back(Duration),
     }
 
     impl HttpConnector for Connection {
         fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-            let Self { open_at, sent } = self.clone();
+            let Self { open_at, clock, moves, sent } = self.clone();
             // As hyper does: the connection is a task of its own, and goes on when nobody waits for it any more.
             let task = tokio::spawn(async move {
                 sleep_until(open_at).await;
+                match moves {
+                    Move::Forward(by) => clock.advance(by),
+                    Move::Back(by) => clock.set_back(by),
+                }
                 let error = |error| ConnectorError::io(error);
                 let body = request.into_body().collect().await.map_err(error)?.to_bytes();
                 sent.lock().unwrap().push(body);
@@ -113,10 +155,21 @@ mod tests {
         }
     }
 
-    /// Revokes, over a connection that is open after so long: the answer, and what went over it in the end.
+    /// Revokes, over a connection that is open after so long by both clocks: the answer, and what went over it in the end.
     async fn revoke(open_after: Duration, kind: Kind) -> (Result<(), BackendError>, usize) {
+        revoke_while(Move::Forward(open_after), open_after, kind).await
+    }
+
+    /// The same, while the wall clock moves otherwise.
+    async fn revoke_while(
+        moves: Move,
+        open_after: Duration,
+        kind: Kind,
+    ) -> (Result<(), BackendError>, usize) {
         let open_at = Instant::now() + open_after;
-        let connection = Connection { open_at, sent: Arc::default() };
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let clock = ManualClock::new(start);
+        let connection = Connection { open_at, clock: clock.clone(), moves, sent: Arc::default() };
         let connector = connection.clone();
         let http: SharedHttpClient =
             http_client_fn(move |_, _| SharedHttpConnector::new(connector.clone()));
@@ -135,6 +188,7 @@ mod tests {
             sessions: None,
             decoder: None,
             metrics: Metrics::default(),
+            clock: Arc::new(clock),
             seen: LastSeen::default(),
         };
         let call = CallContext::new(Instant::now() + LEASE, "op-1");
@@ -161,5 +215,26 @@ mod tests {
         // What changes nothing may come late.
         let (_, sent) = revoke(LEASE * 2, Kind::Mutation { dry_run: true }).await;
         assert_eq!(sent, 1);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_was_suspended_does_not_send_after_its_lease() {
+        let change = Kind::Mutation { dry_run: false };
+        // The monotonic clock stood still for ten minutes.
+        let (moment, asleep) = (Duration::from_millis(10), Duration::from_secs(600));
+        let (answer, sent) = revoke_while(Move::Forward(asleep), moment, change).await;
+        assert!(matches!(answer, Err(BackendError::OutcomeUnknown(_))), "{answer:?}");
+        assert_eq!(sent, 0);
+        let (_, sent) =
+            revoke_while(Move::Forward(asleep), moment, Kind::Mutation { dry_run: true }).await;
+        assert_eq!(sent, 1);
+        // Clocks are set by a little all the time.
+        for moves in [Move::Forward(LEASE / 4), Move::Back(asleep)] {
+            let (answer, sent) = revoke_while(moves, moment, change).await;
+            assert!(answer.is_ok(), "{moves:?}: {answer:?}");
+            assert_eq!(sent, 1);
+        }
+        // One that is set back makes no lease longer.
+        let (_, sent) = revoke_while(Move::Back(asleep), LEASE * 2, change).await;
+        assert_eq!(sent, 0);
     }
 }

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     backend::standing::LastSeen,
+    clock::SystemClock,
     rule::{AccountId, Region, Target},
     telemetry::metrics::Metrics,
 };
@@ -94,6 +95,7 @@ impl Ec2 {
                     sessions: sessions.clone(),
                     decoder: decoder.clone(),
                     metrics: Metrics::default(),
+                    clock: Arc::new(SystemClock),
                     seen: LastSeen::default(),
                 };
                 let twice = format!("EC2 target {target} is configured twice");

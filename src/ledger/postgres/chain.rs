@@ -15,7 +15,11 @@ use super::{
     link::{Lease, Link, Trouble},
     sql::{self, Columns, Param, as_millis},
 };
-use crate::ledger::{LedgerError, Record};
+use crate::ledger::{
+    LedgerError, Record, State,
+    chain::Hash,
+    proof::{Course, Findings, Step, wrong_record},
+};
 
 /// The most events that are sealed together, and that are cut off together.
 const BATCH: i64 = 500;
@@ -31,9 +35,6 @@ const PAGE: i64 = 500;
 
 /// The longest that all of a ledger is read for.
 const READING: Duration = Duration::from_hours(4);
-
-/// The most findings that are told.
-const MAX_FINDINGS: usize = 100;
 
 /// What was found when all of the ledger was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,9 +120,9 @@ async fn again(link: &Link, statement: &str, params: &[Param<'_>]) -> Result<(),
 pub(super) async fn verify(link: &Link) -> Result<Verified, LedgerError> {
     let mut lease = link.lease_for(READING).await?;
     let [chain] = lease.begin_with(sql::BEGIN_READING, [(sql::CHAIN, &[])], false).await?;
-    let mut verified = Verified::default();
+    let (mut verified, mut found) = (Verified::default(), Findings::default());
     let Some(chain) = chain.first() else {
-        verified.finds(|| "the chain's ends are gone".to_owned());
+        verified.findings = vec!["the chain's ends are gone".to_owned()];
         return Ok(verified);
     };
     let (place, hash, head_place, head_hash, unsealed) = read(link, || {
@@ -131,24 +132,29 @@ pub(super) async fn verify(link: &Link) -> Result<Verified, LedgerError> {
     })?;
     verified.unsealed = u64::try_from(unsealed).unwrap_or_default();
     verified.head = (u64::try_from(head_place).unwrap_or_default(), hex(&head_hash));
-    let end = verified.read_chain(link, &mut lease, place, hash).await?;
+    let (sealed, end) = read_chain(link, &mut lease, place, hash, &mut found).await?;
+    verified.sealed = sealed;
     if end != (head_place, head_hash) {
-        verified
-            .finds(|| format!("the chain ends at {}, and was sealed up to {head_place}", end.0));
+        found.add(format!("the chain ends at {}, and was sealed up to {head_place}", end.0));
     }
-    verified.read_records(link, &mut lease).await?;
+    read_steps(link, &mut lease, place != 0, &mut found).await?;
+    verified.records = read_records(link, &mut lease, &mut found).await?;
     let most: [Param<'_>; 1] = [(&PAGE, Type::INT8)];
     for row in lease.rows(sql::LOST, &most).await? {
         let id: String = read(link, || row.try_get(0))?;
-        verified.finds(|| format!("{id}: the record is gone and was not swept"));
+        found.add(format!("{id}: the record is gone and was not swept"));
     }
     for row in lease.rows(sql::ASTRAY, &most).await? {
         let id: String = read(link, || row.try_get(0))?;
-        verified.finds(|| {
-            format!("{id}: the lists of what is unsettled do not say what the record says")
-        });
+        found.add(format!("{id}: the lists of what is unsettled do not say what the record says"));
+    }
+    for row in lease.rows(sql::DOUBLES, &most).await? {
+        let (one, other, what): (String, String, String) =
+            read(link, || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))?;
+        found.add(format!("{one} and {other}: {what}"));
     }
     end_reading(&mut lease).await;
+    verified.findings = found.into_told();
     Ok(verified)
 }
 
@@ -165,83 +171,123 @@ pub(super) async fn export(
     rows.iter().map(|row| super::record(row, 0)).collect()
 }
 
-impl Verified {
-    async fn read_chain(
-        &mut self,
-        link: &Link,
-        lease: &mut Lease<'_>,
-        mut place: i64,
-        mut hash: Vec<u8>,
-    ) -> Result<(i64, Vec<u8>), LedgerError> {
-        loop {
-            let page: [Param<'_>; 2] = [(&place, Type::INT8), (&PAGE, Type::INT8)];
-            let rows = lease.rows(sql::SEALED, &page).await?;
-            let read_all = i64::try_from(rows.len()).is_ok_and(|count| count < PAGE);
-            for row in &rows {
-                let (found, sealed, event) = read(link, || {
-                    let hash: Vec<u8> = row.try_get(1)?;
-                    Ok((row.try_get::<_, i64>(0)?, hash, Event::read(row, 2)?))
-                })?;
-                if found != place + 1 {
-                    self.finds(|| format!("events are missing between {place} and {found}"));
-                }
-                if event.hash(found, &hash) != sealed {
-                    self.finds(|| format!("{}: event {found} was changed", event.id));
-                }
-                self.sealed += 1;
-                // As it was sealed, so that one fault is found once.
-                (place, hash) = (found, sealed);
+/// How many sealed events there are, and the place and hash of the last one.
+async fn read_chain(
+    link: &Link,
+    lease: &mut Lease<'_>,
+    mut place: i64,
+    mut hash: Vec<u8>,
+    found: &mut Findings,
+) -> Result<(u64, (i64, Vec<u8>)), LedgerError> {
+    let mut count = 0;
+    loop {
+        let page: [Param<'_>; 2] = [(&place, Type::INT8), (&PAGE, Type::INT8)];
+        let rows = lease.rows(sql::SEALED, &page).await?;
+        let read_all = i64::try_from(rows.len()).is_ok_and(|count| count < PAGE);
+        for row in &rows {
+            let (at, sealed, event) = read(link, || {
+                let hash: Vec<u8> = row.try_get(1)?;
+                Ok((row.try_get::<_, i64>(0)?, hash, Event::read(row, 2)?))
+            })?;
+            if at != place + 1 {
+                found.add(format!("events are missing between {place} and {at}"));
             }
-            if read_all {
-                return Ok((place, hash));
+            if event.hash(at, &hash) != sealed {
+                found.add(format!("{}: event {at} was changed", event.id));
             }
+            count += 1;
+            // As it was sealed, so that one fault is found once.
+            (place, hash) = (at, sealed);
+        }
+        if read_all {
+            return Ok((count, (place, hash)));
         }
     }
+}
 
-    async fn read_records(
-        &mut self,
-        link: &Link,
-        lease: &mut Lease<'_>,
-    ) -> Result<(), LedgerError> {
-        let mut after = String::new();
-        loop {
-            let page: [Param<'_>; 2] = [(&after, Type::TEXT), (&PAGE, Type::INT8)];
-            let rows = lease.rows(sql::PROVEN, &page).await?;
-            let read_all = i64::try_from(rows.len()).is_ok_and(|count| count < PAGE);
-            for row in &rows {
-                let (text, id): (String, String) =
-                    read(link, || Ok((row.try_get(0)?, row.try_get(1)?)))?;
-                let proof: (Option<i64>, Option<Vec<u8>>) =
-                    read(link, || Ok((row.try_get(14)?, row.try_get(15)?)))?;
-                self.records += 1;
-                if proof.1.as_deref() != Some(Sha256::digest(&text).as_slice()) {
-                    self.finds(|| format!("{id}: the record is not what was written last"));
-                }
-                match serde_json::from_str::<Record>(&text) {
-                    Ok(record) => {
-                        let columns = Columns::of(&record)?;
-                        if !read(link, || columns.are_in(row))? || proof.0 != Some(columns.version)
-                        {
-                            self.finds(|| {
-                                format!("{id}: the columns do not say what the record says")
-                            });
-                        }
-                    }
-                    Err(error) => self.finds(|| format!("{id}: cannot be read: {error}")),
-                }
-                after = id;
-            }
-            if read_all {
-                return Ok(());
-            }
+/// How the events of each record follow each other. Whether those of records that are gone end as they must, [`sql::LOST`]
+/// says.
+async fn read_steps(
+    link: &Link,
+    lease: &mut Lease<'_>,
+    is_cut: bool,
+    found: &mut Findings,
+) -> Result<(), LedgerError> {
+    let mut course = Course::new(is_cut);
+    lease.rows(sql::STEPS, &[]).await?;
+    loop {
+        let rows = lease.rows(sql::NEXT_STEPS, &[]).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for row in &rows {
+            let (id, version, state, digest): (&str, i64, &str, &[u8]) = read(link, || {
+                Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+            })?;
+            let version = u64::try_from(version).unwrap_or_default();
+            course.next(id, state, version, as_hash(digest), found);
         }
     }
+}
 
-    fn finds(&mut self, finding: impl FnOnce() -> String) {
-        if self.findings.len() < MAX_FINDINGS {
-            self.findings.push(finding());
+/// How many records there are.
+async fn read_records(
+    link: &Link,
+    lease: &mut Lease<'_>,
+    found: &mut Findings,
+) -> Result<u64, LedgerError> {
+    let (mut after, mut count) = (String::new(), 0);
+    loop {
+        let page: [Param<'_>; 2] = [(&after, Type::TEXT), (&PAGE, Type::INT8)];
+        let rows = lease.rows(sql::PROVEN, &page).await?;
+        let read_all = i64::try_from(rows.len()).is_ok_and(|count| count < PAGE);
+        for row in &rows {
+            count += 1;
+            after = read(link, || row.try_get(1))?;
+            read_record(link, row, &after, found)?;
+        }
+        if read_all {
+            return Ok(count);
         }
     }
+}
+
+/// Holds a row of [`sql::PROVEN`] against itself and the record's last event.
+fn read_record(link: &Link, row: &Row, id: &str, found: &mut Findings) -> Result<(), LedgerError> {
+    let text: &str = read(link, || row.try_get(0))?;
+    let (version, state, digest): (Option<i64>, Option<&str>, Option<&[u8]>) =
+        read(link, || Ok((row.try_get(14)?, row.try_get(15)?, row.try_get(16)?)))?;
+    if digest != Some(Sha256::digest(text).as_slice()) {
+        found.add(format!("{id}: the record is not what was written last"));
+    }
+    let record = match serde_json::from_str::<Record>(text) {
+        Ok(record) => record,
+        Err(error) => {
+            found.add(format!("{id}: cannot be read: {error}"));
+            return Ok(());
+        }
+    };
+    let columns = Columns::of(&record)?;
+    let key_hash: Option<&[u8]> = read(link, || row.try_get(17))?;
+    let freed = record.key.is_some() && record.settled_at.is_some() && key_hash.is_none();
+    let key_fits = freed || key_hash == sql::key_hash_of_record(&record).as_deref();
+    if !read(link, || columns.are_in(row))? || version != Some(columns.version) || !key_fits {
+        found.add(format!("{id}: the columns do not say what the record says"));
+    }
+    let last = version.zip(state).map(|(version, state)| Step {
+        version: u64::try_from(version).unwrap_or_default(),
+        state: State::parse(state),
+        digest: as_hash(digest.unwrap_or_default()),
+    });
+    if let Some(wrong) = wrong_record(&record, last.as_ref()) {
+        found.add(format!("{id}: {wrong}"));
+    }
+    Ok(())
+}
+
+/// What is no hash, such as that of what was swept, is zero.
+fn as_hash(digest: &[u8]) -> Hash {
+    digest.try_into().unwrap_or_default()
 }
 
 /// What a row holds. A type that is not the schema's is a fault of the database.

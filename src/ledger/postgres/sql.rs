@@ -54,6 +54,28 @@ pub(super) const LIST: &str = "SELECT record FROM portcullis.records
         AND ($13 IS NULL OR id < $13)
     ORDER BY id DESC LIMIT $14";
 
+/// The same where only the account or only the Region is known: each place that there is has its part of an index, in the
+/// order of ids, and is found by a step of it.
+pub(super) const LIST_IN: &str = "WITH RECURSIVE accounts (account) AS (
+        SELECT coalesce($5, (SELECT min(r.account) FROM portcullis.records r))
+        UNION ALL SELECT (SELECT min(r.account) FROM portcullis.records r WHERE r.account > a.account)
+        FROM accounts a WHERE $5 IS NULL AND a.account IS NOT NULL),
+    places (account, region) AS (
+        SELECT a.account,
+            coalesce($6, (SELECT min(r.region) FROM portcullis.records r WHERE r.account = a.account))
+        FROM accounts a WHERE a.account IS NOT NULL
+        UNION ALL SELECT p.account, (SELECT min(r.region) FROM portcullis.records r
+            WHERE r.account = p.account AND r.region > p.region)
+        FROM places p WHERE $6 IS NULL AND p.region IS NOT NULL)
+    SELECT l.record FROM places p CROSS JOIN LATERAL (
+        SELECT r.id, r.record FROM portcullis.records r
+        WHERE r.account = p.account AND r.region = p.region
+            AND ($1 IS NULL OR r.state = ANY($1))
+            AND ($2 IS NULL OR r.created >= $2) AND ($3 IS NULL OR r.created < $3)
+            AND ($4 IS NULL OR r.id < $4)
+        ORDER BY r.id DESC LIMIT $7) l
+    ORDER BY l.id DESC LIMIT $7";
+
 /// Parameters: the retention, the most. What went leaves an event. What is looked at was created before the retention:
 /// beside what goes, only the few that were not settled by then.
 pub(super) const SWEEP: &str = "WITH durable AS MATERIALIZED (SELECT portcullis.durable() AS now),
@@ -110,14 +132,35 @@ pub(super) const SEALED: &str =
     "SELECT place, hash, id, version, state, at, digest FROM portcullis.events
     WHERE place > $1 ORDER BY place LIMIT $2";
 
-/// A page of records with their last events, sealed or not. Parameters: after which id, the most.
+/// A page of records with their last events, sealed or not: those of the highest version. A last event may be said again
+/// while its record moves on, and stands behind the newer one then. Parameters: after which id, the most.
 pub(super) const PROVEN: &str = "SELECT r.record, r.id, r.scope, r.caller, r.key, r.\"group\", r.account, r.region,
         r.state, r.fence, r.version, r.created, r.held_until, r.settled,
-        coalesce(t.version, e.version), coalesce(t.digest, e.digest)
+        CASE WHEN t.version < e.version THEN e.version ELSE coalesce(t.version, e.version) END,
+        CASE WHEN t.version < e.version THEN e.state ELSE coalesce(t.state, e.state) END,
+        CASE WHEN t.version < e.version THEN e.digest ELSE coalesce(t.digest, e.digest) END, r.key_hash
     FROM portcullis.records r
-    LEFT JOIN (SELECT DISTINCT ON (id) id, version, digest FROM portcullis.tail ORDER BY id, seq DESC) t ON t.id = r.id
-    LEFT JOIN LATERAL (SELECT version, digest FROM portcullis.events WHERE id = r.id ORDER BY place DESC LIMIT 1) e ON true
+    LEFT JOIN (SELECT DISTINCT ON (id) id, version, state, digest FROM portcullis.tail
+        ORDER BY id, version DESC, seq DESC) t ON t.id = r.id
+    LEFT JOIN LATERAL (SELECT version, state, digest FROM portcullis.events WHERE id = r.id
+        ORDER BY version DESC, place DESC LIMIT 1) e ON true
     WHERE r.id > $1 ORDER BY r.id LIMIT $2";
+
+/// All events, record by record, each in the order of its versions. It is read in one go, whose order takes room on the
+/// server's disk: with a cursor nothing of it is in memory here.
+pub(super) const STEPS: &str =
+    "DECLARE steps NO SCROLL CURSOR FOR SELECT id, version, state, digest
+    FROM (SELECT id, version, state, digest, 0 AS part, place AS nth FROM portcullis.events
+        UNION ALL SELECT id, version, state, digest, 1, seq FROM portcullis.tail) e
+    ORDER BY id, version, state = 'SWEPT', part, nth";
+pub(super) const NEXT_STEPS: &str = "FETCH 500 FROM steps";
+
+/// Two records of what there is one of at most, and what that is. The indexes see to it, as long as they are there.
+/// Parameter: the most.
+pub(super) const DOUBLES: &str = "(SELECT min(id), max(id), 'both have the same key of the same caller'
+        FROM portcullis.records WHERE key_hash IS NOT NULL GROUP BY key_hash HAVING count(*) > 1 LIMIT $1)
+    UNION ALL (SELECT min(id), max(id), 'both are unsettled, and of the same group'
+        FROM portcullis.records WHERE state IN ('IN_PROGRESS', 'IN_DOUBT') GROUP BY \"group\" HAVING count(*) > 1 LIMIT $1)";
 
 /// Records that have events and are gone without having been swept. Parameter: the most.
 pub(super) const LOST: &str = "SELECT DISTINCT e.id
@@ -290,7 +333,32 @@ impl Sought {
         }
     }
 
-    pub fn params(&self) -> Vec<Param<'_>> {
+    /// Whether it is sure to be short: others may take as long as a call may.
+    pub fn is_short(&self) -> bool {
+        let Self { id, key, group, unsettled, unresolved, .. } = self;
+        id.is_some() || key.is_some() || group.is_some() || *unsettled || *unresolved
+    }
+
+    /// The statement, and its parameters.
+    pub fn statement(&self) -> (&'static str, Vec<Param<'_>>) {
+        let Self { caller, account, region, held_until, .. } = self;
+        let is_in_places = account.is_some() != region.is_some();
+        if self.is_short() || caller.is_some() || held_until.is_some() || !is_in_places {
+            return (LIST, self.params());
+        }
+        let params: Vec<Param<'_>> = vec![
+            (&self.states, Type::TEXT_ARRAY),
+            (&self.since, Type::INT8),
+            (&self.until, Type::INT8),
+            (&self.before, Type::TEXT),
+            (&self.account, Type::TEXT),
+            (&self.region, Type::TEXT),
+            (&self.limit, Type::INT8),
+        ];
+        (LIST_IN, params)
+    }
+
+    fn params(&self) -> Vec<Param<'_>> {
         vec![
             (&self.id, Type::TEXT),
             (&self.states, Type::TEXT_ARRAY),
@@ -323,6 +391,11 @@ pub(super) fn key_hash(scope: &str, caller: &str, key: &str) -> Vec<u8> {
 /// The same for an intent.
 pub(super) fn key_hash_of(intent: &Intent) -> Option<Vec<u8>> {
     intent.key.as_ref().map(|key| key_hash(&intent.scope, &intent.caller, key.as_str()))
+}
+
+/// And for a record.
+pub(super) fn key_hash_of_record(record: &Record) -> Option<Vec<u8>> {
+    record.key.as_ref().map(|key| key_hash(&record.scope, &record.caller, key.as_str()))
 }
 
 /// PostgreSQL's texts have no NUL, the names of callers may. No two texts become one.

@@ -8,9 +8,6 @@ use tokio::sync::Semaphore;
 use super::{fault::Fault, place::Place, schema};
 use crate::ledger::LedgerError;
 
-/// Reading is short and mostly from memory.
-const READERS: usize = 4;
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Readers {
@@ -22,9 +19,10 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn new(place: Arc<Place>, inline: bool) -> Arc<Self> {
+    /// So many at once.
+    pub(super) fn new(place: Arc<Place>, most: usize, inline: bool) -> Arc<Self> {
         let idle = Mutex::default();
-        Arc::new(Self { place, idle, free: Semaphore::new(READERS), inline })
+        Arc::new(Self { place, idle, free: Semaphore::new(most), inline })
     }
 
     /// Does all of `act` on one state of the ledger.
@@ -41,6 +39,11 @@ impl Readers {
         reading
             .await
             .unwrap_or_else(|error| Err(LedgerError::Unavailable(format!("reading: {error}"))))
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_free(&self) -> bool {
+        self.free.available_permits() > 0
     }
 
     /// Closes what nobody uses: the writer must be the last, to leave everything in the one file.

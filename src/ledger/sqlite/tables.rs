@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, named_params, params};
 
 use super::fault::Fault;
 use crate::ledger::{
-    Filter, Key, LedgerError, Look, Looked, Record, Terms,
+    Key, LedgerError, Look, Looked, Record, Terms,
     chain::{self, Event, Hash},
     record::to_millis,
 };
@@ -32,15 +32,15 @@ fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn time(time: SystemTime) -> i64 {
+pub(super) fn time(time: SystemTime) -> i64 {
     whole(to_millis(time))
 }
 
-fn count(number: usize) -> i64 {
+pub(super) fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn record(id: &str, json: &str) -> Result<Record, Fault> {
+pub(super) fn record(id: &str, json: &str) -> Result<Record, Fault> {
     serde_json::from_str(json).map_err(|error| Fault::Record(id.to_owned(), error))
 }
 
@@ -107,85 +107,6 @@ pub(super) fn look(
     Ok(Looked { by_key, equal, unsettled, now })
 }
 
-/// Newest first. Each state is asked for by itself, so that its index gives the order.
-pub(super) fn list(conn: &Connection, filter: &Filter) -> Result<Vec<Record>, Fault> {
-    let mut states: Vec<Option<&str>> =
-        filter.states.iter().map(|state| Some(state.as_str())).collect();
-    states.sort_unstable();
-    states.dedup();
-    if states.is_empty() {
-        states.push(None);
-    }
-    let mut found = Vec::new();
-    for state in states {
-        found.extend(list_in_state(conn, filter, state)?);
-    }
-    found.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
-    found.truncate(filter.limit);
-    found.iter().map(|(id, json)| record(id, json)).collect()
-}
-
-fn list_in_state(
-    conn: &Connection,
-    filter: &Filter,
-    state: Option<&str>,
-) -> Result<Vec<(String, String)>, Fault> {
-    let (since, until) = (filter.since.map(time_up), filter.until.map(time_up));
-    let held_until = filter.held_until.map(time_up);
-    let limit = count(filter.limit);
-    // The texts are ours; what callers say is bound.
-    let wanted: [(&str, &str, Option<&dyn ToSql>); 11] = [
-        (" AND id = :id", ":id", given(&filter.id)),
-        (" AND state = :state", ":state", given(&state)),
-        (" AND caller = :caller", ":caller", given(&filter.caller)),
-        (" AND key = :key", ":key", given(&filter.key)),
-        (" AND grp = :group", ":group", given(&filter.group)),
-        (" AND account = :account", ":account", given(&filter.account)),
-        (" AND region = :region", ":region", given(&filter.region)),
-        (" AND created >= :since", ":since", given(&since)),
-        (" AND created < :until", ":until", given(&until)),
-        (" AND held_until < :held_until", ":held_until", given(&held_until)),
-        (" AND id < :before", ":before", given(&filter.before)),
-    ];
-    let wanted = wanted.into_iter().filter_map(|(text, name, value)| Some((text, name, value?)));
-    let mut sql = format!("SELECT id, record FROM operations {}", index_for(filter, state));
-    let mut parameters: Vec<(&str, &dyn ToSql)> = vec![(":limit", &limit)];
-    for (text, name, value) in wanted {
-        sql.push_str(text);
-        parameters.push((name, value));
-    }
-    sql.push_str(" ORDER BY id DESC LIMIT :limit");
-    let mut statement = conn.prepare_cached(&sql)?;
-    let rows = statement.query_map(parameters.as_slice(), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let found = rows.collect::<Result<_, _>>()?;
-    #[cfg(test)]
-    super::tests::note_steps(&statement);
-    Ok(found)
-}
-
-fn given<T: ToSql>(value: &Option<T>) -> Option<&dyn ToSql> {
-    value.as_ref().map(|value| value as &dyn ToSql)
-}
-
-/// How records are found without a look at the others. Those that SUCCEEDED are most of them.
-fn index_for(filter: &Filter, state: Option<&str>) -> &'static str {
-    match state {
-        _ if filter.key.is_some() => "INDEXED BY one_per_key WHERE true",
-        Some("IN_PROGRESS" | "IN_DOUBT") => {
-            "INDEXED BY one_unsettled_per_group WHERE state IN ('IN_PROGRESS', 'IN_DOUBT')"
-        }
-        Some("REFUSED" | "RELEASED" | "UNRESOLVED") => {
-            "WHERE state IN ('REFUSED', 'RELEASED', 'UNRESOLVED')"
-        }
-        _ => "WHERE true",
-    }
-}
-
-/// A bound of a filter, which may lie between two milliseconds.
-fn time_up(at: SystemTime) -> i64 {
-    time(at + Duration::from_nanos(999_999))
-}
-
 /// Records in the order of their ids, for exports.
 pub(super) fn export(
     conn: &Connection,
@@ -204,6 +125,33 @@ pub(super) fn export(
         records.push(record(&id, &json)?);
     }
     Ok(records)
+}
+
+/// Two records of what there is one of at most, and what that is. The indexes see to it, as long as they are there.
+pub(super) fn doubles(conn: &Connection) -> Result<Vec<(String, String, &'static str)>, Fault> {
+    let mut doubles = Vec::new();
+    for (sql, what) in [
+        (
+            "SELECT min(rowid) AS one, max(rowid) AS other FROM operations WHERE key IS NOT NULL AND freed = 0
+            GROUP BY key, caller, scope HAVING count(*) > 1 LIMIT 100",
+            "both have the same key of the same caller",
+        ),
+        (
+            "SELECT min(rowid) AS one, max(rowid) AS other FROM operations WHERE state IN ('IN_PROGRESS', 'IN_DOUBT')
+            GROUP BY grp HAVING count(*) > 1 LIMIT 100",
+            "both are unsettled, and of the same group",
+        ),
+    ] {
+        let mut statement = conn.prepare(&format!(
+            "SELECT a.id, b.id FROM ({sql}) JOIN operations AS a ON a.rowid = one
+            JOIN operations AS b ON b.rowid = other"
+        ))?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, what)))?;
+        for row in rows {
+            doubles.push(row?);
+        }
+    }
+    Ok(doubles)
 }
 
 impl Tables<'_> {

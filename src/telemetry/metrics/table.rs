@@ -196,7 +196,7 @@ pub const OPERATIONS_UNSETTLED: Metric = Metric {
     kind: Gauge,
     unit: "{operation}",
     attributes: &[("state", "`IN_PROGRESS`, `IN_DOUBT`, `UNRESOLVED`")],
-    doc: "Operations in the ledger without an outcome, counted every few seconds and up to 1000; every replica counts all",
+    doc: "Operations in the ledger without an outcome, counted every few seconds; every replica counts all",
 };
 /// `portcullis.operations.oldest_unsettled`.
 pub const OLDEST_UNSETTLED: Metric = Metric {
