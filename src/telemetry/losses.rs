@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::Context;
+use opentelemetry::{Context, InstrumentationScope, logs::Severity};
 use opentelemetry_sdk::{
+    Resource,
     error::OTelSdkResult,
+    logs::{LogBatch, LogExporter, LogProcessor, SdkLogRecord},
     metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
+    trace::{Span, SpanData, SpanExporter, SpanProcessor},
 };
 use tokio::time::Instant;
 
@@ -27,7 +30,7 @@ pub struct Account {
     room: u64,
     offered: AtomicU64,
     delivered: AtomicU64,
-    /// Whose request failed, or that found no place.
+    /// Whose request failed.
     failed: AtomicU64,
     /// The most that were known to be lost: what is delivered makes room for others that may be on their way.
     known: AtomicU64,
@@ -40,7 +43,7 @@ struct Told {
     lost: u64,
 }
 
-/// An exporter whose work is put into the account.
+/// A processor or exporter whose work is put into the account.
 #[derive(Debug)]
 pub struct Counted<T> {
     inner: T,
@@ -71,11 +74,6 @@ impl Account {
     /// One is there to be sent.
     pub fn offered(&self) {
         self.offered.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// And that one never will be.
-    pub fn dropped(&self) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Its signal, as OpenTelemetry calls it.
@@ -128,6 +126,106 @@ impl Account {
 }
 
 // === impl Counted ===
+
+impl<T: SpanProcessor> SpanProcessor for Counted<T> {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.inner.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        self.account.offered();
+        self.inner.on_end(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        let result = self.inner.shutdown_with_timeout(timeout);
+        self.account.close();
+        result
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+impl<T: LogProcessor> LogProcessor for Counted<T> {
+    fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
+        self.account.offered();
+        self.inner.emit(record, scope);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        let result = self.inner.shutdown_with_timeout(timeout);
+        self.account.close();
+        result
+    }
+
+    fn event_enabled(&self, level: Severity, target: &str, name: Option<&str>) -> bool {
+        self.inner.event_enabled(level, target, name)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+impl<T: SpanExporter> SpanExporter for Counted<T> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+        let result = self.inner.export(batch).await;
+        self.account.exported(count, &result);
+        result
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn shutdown(&self) -> OTelSdkResult {
+        self.inner.shutdown()
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+impl<T: LogExporter> LogExporter for Counted<T> {
+    async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
+        let count = u64::try_from(batch.iter().count()).unwrap_or(u64::MAX);
+        let result = self.inner.export(batch).await;
+        self.account.exported(count, &result);
+        result
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn shutdown(&self) -> OTelSdkResult {
+        self.inner.shutdown()
+    }
+
+    fn event_enabled(&self, level: Severity, target: &str, name: Option<&str>) -> bool {
+        self.inner.event_enabled(level, target, name)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
 
 impl<T: PushMetricExporter> PushMetricExporter for Counted<T> {
     /// Each export is one: the next one says all of it again.

@@ -1,8 +1,8 @@
 //! What a collector gets, over OTLP/gRPC: traces, the log, and metrics.
 //!
-//! A call hands its span and its lines over without waiting ([`batches`]): the queues are bounded, the connection has a
-//! runtime of its own, and what finds no place or is not taken is counted (`telemetry/losses.rs`) and lost. The end of the
-//! process waits for the last batches, for as long as one request may take. Metrics go the SDK's own way: they are few.
+//! A call hands its span and its lines over without waiting: the SDK's batch processors have bounded queues and threads
+//! of their own, the connection has a runtime of its own, and what finds no place or is not taken is counted
+//! (`telemetry/losses.rs`) and lost. The end of the process waits for the last batches, for as long as one request may take.
 
 use std::{
     fmt,
@@ -14,14 +14,19 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::{KeyValue, trace::TracerProvider as _};
-use opentelemetry_otlp::{MetricExporter, WithExportConfig as _, WithTonicConfig as _};
+use opentelemetry::{InstrumentationScope, KeyValue, trace::TracerProvider as _};
+use opentelemetry_otlp::{
+    LogExporter, MetricExporter, SpanExporter, WithExportConfig, WithTonicConfig,
+};
 use opentelemetry_sdk::{
     Resource,
-    logs::SdkLoggerProvider,
+    logs::{BatchConfigBuilder as LogBatches, BatchLogProcessor, SdkLoggerProvider},
     metrics::{PeriodicReader, Temporality},
     resource::TelemetryResourceDetector,
-    trace::{Sampler, SdkTracer, SdkTracerProvider},
+    trace::{
+        BatchConfigBuilder as SpanBatches, BatchSpanProcessor, Sampler, SdkTracer,
+        SdkTracerProvider,
+    },
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -33,16 +38,18 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use self::{
-    batches::{Batches, ROOM},
-    send::{LOGS, Sending, TRACES},
-};
 use super::losses::{Account, Counted};
 use crate::config::{OtlpConfig, TelemetryConfig};
 
-mod batches;
-mod encode;
-mod send;
+/// How many spans or lines wait at most, and how many go out at once.
+const QUEUE: usize = 8192;
+const BATCH: usize = 512;
+
+/// How long a span or a line waits at most until it goes out.
+const DELAY: Duration = Duration::from_secs(1);
+
+/// The conventions that the names of attributes are of.
+const SCHEMA: &str = "https://opentelemetry.io/schemas/1.44.0";
 
 /// How long a machine that is busy may take beyond the bound to notice that it has passed, and to say what is lost.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -111,13 +118,23 @@ impl Guard {
     /// What makes spans; none: there shall be none.
     pub fn tracer(&mut self) -> Result<Option<SdkTracer>, String> {
         let Some(ratio) = self.config.traces else { return Ok(None) };
-        let Some(batches) = self.batches("traces", TRACES)? else { return Ok(None) };
+        let account = self.account("traces", QUEUE + BATCH);
+        let exporter = self.exporter(SpanExporter::builder().with_tonic())?.build();
+        let exporter = account.count(exporter.map_err(|error| error.to_string())?);
+        let batches = SpanBatches::default()
+            .with_max_queue_size(QUEUE)
+            .with_max_export_batch_size(BATCH)
+            .with_scheduled_delay(DELAY);
+        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches.build());
         let provider = SdkTracerProvider::builder()
             .with_resource(self.resource())
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
-            .with_span_processor(batches)
+            .with_span_processor(account.count(processor.build()))
             .build();
-        let tracer = provider.tracer("portcullis");
+        let scope = InstrumentationScope::builder("portcullis")
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .with_schema_url(SCHEMA);
+        let tracer = provider.tracer_with_scope(scope.build());
         self.at_the_end(move |bound| drop(provider.shutdown_with_timeout(bound)));
         Ok(Some(tracer))
     }
@@ -127,10 +144,17 @@ impl Guard {
         if !self.config.logs {
             return Ok(None);
         }
-        let Some(batches) = self.batches("logs", LOGS)? else { return Ok(None) };
+        let account = self.account("logs", QUEUE + BATCH);
+        let exporter = self.exporter(LogExporter::builder().with_tonic())?.build();
+        let exporter = account.count(exporter.map_err(|error| error.to_string())?);
+        let batches = LogBatches::default()
+            .with_max_queue_size(QUEUE)
+            .with_max_export_batch_size(BATCH)
+            .with_scheduled_delay(DELAY);
+        let processor = BatchLogProcessor::builder(exporter).with_batch_config(batches.build());
         let provider = SdkLoggerProvider::builder()
             .with_resource(self.resource())
-            .with_log_processor(batches)
+            .with_log_processor(account.count(processor.build()))
             .build();
         let ended = provider.clone();
         self.at_the_end(move |bound| drop(ended.shutdown_with_timeout(bound)));
@@ -143,39 +167,23 @@ impl Guard {
         &mut self,
     ) -> Result<Option<PeriodicReader<Counted<MetricExporter>>>, String> {
         let Some(interval) = self.config.metrics else { return Ok(None) };
-        // The headers take the place of all that the exporter finds in the environment: only the configuration reads that.
-        let headers = headers(&self.config)?;
-        let exporter = MetricExporter::builder()
-            .with_tonic()
-            .with_channel(self.channel.clone())
-            .with_timeout(self.config.timeout)
-            .with_interceptor(move |mut request: Request<()>| {
-                *request.metadata_mut() = headers.clone();
-                Ok::<_, Status>(request)
-            })
-            .with_temporality(Temporality::Cumulative)
-            .build();
+        let builder = MetricExporter::builder().with_tonic();
+        let exporter = self.exporter(builder)?.with_temporality(Temporality::Cumulative).build();
         let exporter = exporter.map_err(|error| error.to_string())?;
         let exporter = self.account("metrics", 1).count(exporter);
         Ok(Some(PeriodicReader::builder(exporter).with_interval(interval).build()))
     }
 
-    /// What takes spans or log records; none: it ends already.
-    fn batches(
-        &mut self,
-        signal: &'static str,
-        path: &'static str,
-    ) -> Result<Option<Batches>, String> {
-        let sending = Sending {
-            channel: self.channel.clone(),
-            path,
-            headers: headers(&self.config)?,
-            timeout: self.config.timeout,
-            resource: self.resource(),
-        };
-        let account = self.account(signal, ROOM);
-        let runtime = self.runtime.as_ref().map(Runtime::handle);
-        Ok(runtime.map(|runtime| Batches::start(runtime, account, sending)))
+    /// The headers take the place of all that the exporter finds in the environment: only the configuration reads that.
+    fn exporter<B: WithExportConfig + WithTonicConfig>(&self, builder: B) -> Result<B, String> {
+        let headers = headers(&self.config)?;
+        Ok(builder
+            .with_channel(self.channel.clone())
+            .with_timeout(self.config.timeout)
+            .with_interceptor(move |mut request: Request<()>| {
+                *request.metadata_mut() = headers.clone();
+                Ok::<_, Status>(request)
+            }))
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
 use rusqlite::{Statement, StatementStatus};
 
 use super::*;
-use crate::{clock::ManualClock, ledger::State};
+use crate::{
+    clock::ManualClock,
+    ledger::{SettledBy, State},
+};
 
 thread_local! {
     /// Instructions that the statements of lists took.
