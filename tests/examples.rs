@@ -1,6 +1,7 @@
 //! The example programs against the real program, one server with TLS and JWTs for all of them: they must print the same.
 //! What they do: read (which gRPC retries by the service config), change with a key (which they retry themselves), and
-//! tell errors, also the largest there is, which a client with default limits must be able to read.
+//! tell errors, also the largest there is, which a client with default limits must be able to read. And what they do not
+//! do: send a token in plaintext to another machine, or a change again that must not be.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,14 +15,20 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs,
+    io::ErrorKind,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use certificates::Folder;
+use scripted::{Answer, Scripted};
 use secured::Secured;
 use serde_json::{Value, json};
-use tokio::{process::Command, time::timeout};
+use tokio::{process::Command, sync::OnceCell, task::JoinSet, time::timeout};
+use tonic::Code;
 
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "tls/certificates.rs"]
@@ -34,6 +41,8 @@ mod normal;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "transcripts/programs.rs"]
 mod programs;
+#[path = "examples/scripted.rs"]
+mod scripted;
 #[path = "json/secured.rs"]
 mod secured;
 
@@ -136,7 +145,8 @@ async fn node() -> Option<Example> {
     let mut npm = command("npm", &tools);
     build(npm.current_dir(folder("node")).args(["run", "--silent", "build"])).await;
     let script = folder("node").join("dist/revoke-egress.js");
-    Some(Example { name: "node", program: "node".into(), arguments: vec![script.into()] })
+    let program = tools.join("bin/node");
+    Some(Example { name: "node", program, arguments: vec![script.into()] })
 }
 
 async fn java() -> Option<Example> {
@@ -170,17 +180,79 @@ async fn rust() -> Option<Example> {
     Some(Example { name: "rust", program, arguments: Vec::new() })
 }
 
+/// Those that can be built here.
+async fn examples() -> &'static [Example] {
+    static BUILT: OnceCell<Vec<Example>> = OnceCell::const_new();
+    let build = async || {
+        let built = [python().await, go().await, node().await, java().await, rust().await];
+        built.into_iter().flatten().collect()
+    };
+    BUILT.get_or_init(build).await
+}
+
+/// Without it Java takes `0.0.0.0` for `::1`, and not for `127.0.0.1`.
+fn only_ipv4() -> [(&'static str, &'static OsStr); 1] {
+    [("JAVA_TOOL_OPTIONS", OsStr::new("-Djava.net.preferIPv4Stack=true"))]
+}
+
+/// A JVM says what options it takes from the environment.
+const JAVAS_OWN: &str = "Picked up JAVA_TOOL_OPTIONS: ";
+
+/// What the libraries would take instead of the system's CAs, or beside them.
+const CA_VARIABLES: [&str; 5] = [
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "NODE_EXTRA_CA_CERTS",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "JAVA_TOOL_OPTIONS",
+];
+
 impl Example {
     /// A run with this text as the permissions.
     async fn run(&self, flags: &[&OsStr], address: &str, permissions: &str) -> Ran {
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("permissions.json");
+        self.run_with(&[], flags, address, permissions).await
+    }
+
+    async fn run_with(
+        &self,
+        environment: &[(&str, &OsStr)],
+        flags: &[&OsStr],
+        address: &str,
+        permissions: &str,
+    ) -> Ran {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let file =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("permissions-{number}.json"));
         fs::write(&file, permissions).unwrap();
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).args(flags).args([address, GROUP]).arg(file);
+        command.args(&self.arguments).args(flags).args([address, GROUP]).arg(&file);
         // A proxy for the machine's other traffic is not for this.
         command.env("NO_PROXY", "*").env("no_proxy", "*").env("no_grpc_proxy", "*");
+        for name in CA_VARIABLES {
+            command.env_remove(name);
+        }
+        command.envs(environment.iter().copied());
         let ran = finish(command.stdin(Stdio::null()).kill_on_drop(true)).await;
+        fs::remove_file(&file).unwrap();
         Ran { out: normal::normal(&same_json(&ran.out)), ..ran }
+    }
+}
+
+impl Ran {
+    /// What it says instead of calling anybody.
+    fn refusal(&self) -> &str {
+        assert_eq!((self.code, self.out.as_str()), (2, ""), "{self:?}");
+        let mut lines: Vec<&str> = self.err.lines().collect();
+        lines.retain(|line| !line.starts_with("idempotency-key: ") && !line.contains(JAVAS_OWN));
+        assert_eq!(lines.len(), 1, "{self:?}");
+        lines[0]
+    }
+
+    /// What it tried again after, in order.
+    fn tried_again(&self) -> Vec<&str> {
+        let lines = self.err.lines().filter_map(|line| line.strip_prefix("trying again: "));
+        lines.map(str::trim_end).collect()
     }
 }
 
@@ -197,15 +269,9 @@ fn same_json(text: &str) -> String {
 }
 
 /// What all print, made of what the first one does.
-async fn all_say(
-    server: &Secured,
-    examples: &[Example],
-    about: &str,
-    run: impl AsyncFn(&Example) -> Ran,
-) -> Ran {
+async fn all_say(examples: &[Example], about: &str, run: impl AsyncFn(&Example) -> Ran) -> Ran {
     let mut first: Option<Ran> = None;
     for example in examples {
-        server.sandbox("Reset", json!({})).await;
         let ran = run(example).await;
         println!(
             "== {about}: {}\n{}",
@@ -230,8 +296,7 @@ async fn all_say(
 
 #[tokio::test]
 async fn all_clients_print_the_same() {
-    let built = [python().await, go().await, node().await, java().await, rust().await];
-    let examples: Vec<Example> = built.into_iter().flatten().collect();
+    let examples = examples().await;
     // What is lost for good is not waited for: the server need not be careful with a sandbox.
     let Some(server) = Secured::start("ledger_settle_grace_ms = 0").await else { return };
     let plain = programs::portcullis(&[], &[]).await;
@@ -239,7 +304,8 @@ async fn all_clients_print_the_same() {
     let ca = [OsStr::new("--ca"), server.ca.as_os_str()];
     let known = [&ca[..], &[OsStr::new("--token-file"), server.token_file.as_os_str()]].concat();
 
-    let ran = all_say(&server, &examples, "a revoke whose first attempts fail", async |example| {
+    let ran = all_say(examples, "a revoke whose first attempts fail", async |example| {
+        server.sandbox("Reset", json!({})).await;
         for fault in [
             json!({"Kind": "FAULT_KIND_SERVER_ERROR", "Action": "DescribeSecurityGroupRules", "Count": 2}),
             json!({"Kind": "FAULT_KIND_LOSE_ANSWER", "Action": "RevokeSecurityGroupEgress"}),
@@ -264,7 +330,7 @@ async fn all_clients_print_the_same() {
     assert_eq!(lines.last(), Some(&"operation: OPERATION_STATE_SUCCEEDED, SETTLED_BY_READ_BACK"));
 
     let many = a_thousand_unknown();
-    let ran = all_say(&server, &examples, "the largest error", async |example| {
+    let ran = all_say(examples, "the largest error", async |example| {
         example.run(&known, address, &many).await
     })
     .await;
@@ -284,7 +350,7 @@ async fn all_clients_print_the_same() {
     assert!((1..1000).contains(&shown.count()), "{ran:?}");
     assert_eq!(lines.last(), Some(&"the list was cut to fit into the status"), "{ran:?}");
 
-    let ran = all_say(&server, &examples, "no credential", async |example| {
+    let ran = all_say(examples, "no credential", async |example| {
         example.run(&ca, address, RULE_PERMISSION).await
     })
     .await;
@@ -292,21 +358,208 @@ async fn all_clients_print_the_same() {
     assert!(ran.out.starts_with("status: UNAUTHENTICATED: "), "{ran:?}");
     assert!(ran.out.ends_with("\nreason: CREDENTIALS_MISSING\n"), "{ran:?}");
 
-    let ran = all_say(&server, &examples, "a bad request, without TLS", async |example| {
-        example.run(&[], &plain.address, r#"[{"IpProtocol": "tcp"}]"#).await
-    })
-    .await;
-    assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.out.contains("\nstatus: INVALID_ARGUMENT: "), "{ran:?}");
-    assert!(ran.out.contains("\nviolation: ip_permissions[0]"), "{ran:?}");
+    let (_, port) = plain.address.split_once(':').unwrap();
+    for (address, flags) in [
+        (plain.address.clone(), &known[2..]),
+        (format!("localhost:{port}"), &known[2..]),
+        // This machine, too; but it is not called so, and gets no token.
+        (format!("0.0.0.0:{port}"), &known[..0]),
+    ] {
+        let about = format!("a bad request to {address}, without TLS");
+        let ran = all_say(examples, &about, async |example| {
+            let bad = r#"[{"IpProtocol": "tcp"}]"#;
+            example.run_with(&only_ipv4(), flags, &address, bad).await
+        })
+        .await;
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.out.contains("\nstatus: INVALID_ARGUMENT: "), "{ran:?}");
+        assert!(ran.out.contains("\nviolation: ip_permissions[0]"), "{ran:?}");
+    }
 
-    let ran = all_say(&server, &examples, "no JSON", async |example| {
+    let ran = all_say(examples, "no JSON", async |example| {
         let ran = example.run(&[], &plain.address, "no JSON").await;
         assert!(ran.err.starts_with("the permissions cannot be read: "), "{ran:?}");
         ran
     })
     .await;
     assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+}
+
+/// `--tls`: a server's CA counts if it is one of the system's, which the environment can say.
+#[tokio::test]
+async fn the_systems_cas_vouch() {
+    let examples = examples().await;
+    let Some(server) = Secured::start("").await else { return };
+    let address = server.server.address.as_str();
+    let flags = [OsStr::new("--tls"), OsStr::new("--token-file"), server.token_file.as_os_str()];
+
+    // Each library words this in its own way.
+    let ran = all_say(examples, "a CA that is not the system's", async |example| {
+        let ran = example.run(&flags, address, RULE_PERMISSION).await;
+        let code = ran.out.split(": ").take(2).collect::<Vec<_>>().join(": ");
+        Ran { out: code, ..ran }
+    })
+    .await;
+    assert_eq!((ran.code, ran.out.as_str()), (1, "status: UNAVAILABLE"), "{ran:?}");
+
+    let mut environment = vec![("SSL_CERT_FILE", server.ca.as_os_str())];
+    let trusted = server.folder.0.join("trusted.p12");
+    let mut options = OsString::from("-Djavax.net.ssl.trustStore=");
+    options.push(&trusted);
+    if examples.iter().any(|example| example.name == "java") {
+        let mut keytool = Command::new("keytool");
+        keytool.args(["-importcert", "-noprompt", "-storepass", "password", "-file"]);
+        build(keytool.arg(&server.ca).arg("-keystore").arg(&trusted)).await;
+        options.push(" -Djavax.net.ssl.trustStorePassword=password");
+        environment.push(("JAVA_TOOL_OPTIONS", &options));
+    }
+    let ran = all_say(examples, "a CA that is the system's", async |example| {
+        server.sandbox("Reset", json!({})).await;
+        example.run_with(&environment, &flags, address, RULE_PERMISSION).await
+    })
+    .await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("\noutcome: OUTCOME_REVOKED_ALL\n"), "{ran:?}");
+}
+
+/// What is wrong before any call: said in one line, and nobody is called.
+#[tokio::test]
+async fn a_token_is_not_sent_in_plaintext_to_another_machine_nor_is_what_is_no_token() {
+    let examples = examples().await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let nobody_came = |about: &str| {
+        let error = listener.accept().expect_err(about);
+        assert_eq!(error.kind(), ErrorKind::WouldBlock, "{about}: {error}");
+    };
+    let loopback = listener.local_addr().unwrap().to_string();
+    let port = listener.local_addr().unwrap().port();
+
+    let folder = Folder::new();
+    let token = folder.write("token", "a-token\n");
+    let with_token = [OsStr::new("--token-file"), token.as_os_str()];
+    for host in [
+        // Leads to the listener.
+        "0.0.0.0",
+        "portcullis.invalid",
+        "127.0.0.1.portcullis.invalid",
+        "localhost.portcullis.invalid",
+        "localhost:1@portcullis.invalid",
+    ] {
+        let address = format!("{host}:{port}");
+        let about = format!("a token to {address}");
+        all_say(examples, &about, async |example| {
+            let ran = example.run_with(&only_ipv4(), &with_token, &address, RULE_PERMISSION).await;
+            assert_eq!(
+                ran.refusal(),
+                format!(
+                    "--token-file: the token would go to {address} in plaintext; give --tls or --ca"
+                ),
+                "{}",
+                example.name
+            );
+            nobody_came(example.name);
+            ran
+        })
+        .await;
+    }
+
+    for (name, text) in [("empty", "\n"), ("two", "one\ntwo\n"), ("invisible", "t\u{f6}ken")] {
+        let file = folder.write(name, text);
+        let flags = [OsStr::new("--token-file"), file.as_os_str()];
+        all_say(examples, &format!("a token file that is {name}"), async |example| {
+            let ran = example.run(&flags, &loopback, RULE_PERMISSION).await;
+            let file = file.display();
+            assert_eq!(
+                ran.refusal(),
+                format!("--token-file: {file}: not one token of visible ASCII characters"),
+                "{}",
+                example.name
+            );
+            nobody_came(example.name);
+            ran
+        })
+        .await;
+    }
+
+    // The system's own words differ.
+    for flag in ["--token-file", "--ca"] {
+        let flags = [OsStr::new(flag), OsStr::new("/no/such/file")];
+        all_say(examples, &format!("{flag} that is not there"), async |example| {
+            let ran = example.run(&flags, &loopback, RULE_PERMISSION).await;
+            let said = ran.refusal();
+            assert!(said.starts_with(&format!("{flag}: ")), "{}: {said}", example.name);
+            assert!(said.contains("/no/such/file"), "{}: {said}", example.name);
+            nobody_came(example.name);
+            ran
+        })
+        .await;
+    }
+
+    all_say(examples, "a key with a space", async |example| {
+        let flags = [OsStr::new("--key"), OsStr::new("two words")];
+        let ran = example.run(&flags, &loopback, RULE_PERMISSION).await;
+        assert_eq!(ran.refusal(), "--key: not visible ASCII characters", "{}", example.name);
+        nobody_came(example.name);
+        ran
+    })
+    .await;
+}
+
+/// A change goes again as the server says, or where it did not answer; with its key; and within bounds. All scripts run
+/// at once: two wait as long as an attempt may take.
+#[tokio::test]
+async fn a_change_is_tried_again_as_the_server_says() {
+    const MOMENT: Duration = Duration::from_millis(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+    // They say 20; some libraries round up.
+    const ATTEMPT: Duration = Duration::from_secs(21);
+    use Answer::{Cut, Done, Hang, Refused, Silent};
+
+    type Script = (&'static [Answer], &'static [&'static str], i32);
+    let scripts: [Script; 6] = [
+        (
+            &[
+                // The trailer is gRPC's own word, and goes before the detail.
+                Refused(Code::Unavailable, Some("1"), Some(HOUR)),
+                Refused(Code::Aborted, None, Some(MOMENT)),
+                Refused(Code::Unavailable, None, None),
+                Cut,
+                Hang,
+                Done,
+            ],
+            &["UNAVAILABLE", "ABORTED", "UNAVAILABLE", "UNAVAILABLE", "DEADLINE_EXCEEDED"],
+            0,
+        ),
+        (&[Silent, Done], &["UNAVAILABLE"], 0),
+        (&[Refused(Code::Unavailable, Some("-1"), None)], &[], 1),
+        (&[Refused(Code::Unavailable, Some("-1"), Some(MOMENT))], &[], 1),
+        // That is after the deadline.
+        (&[Refused(Code::Unavailable, None, Some(HOUR))], &[], 1),
+        (&[Refused(Code::FailedPrecondition, None, None)], &[], 1),
+    ];
+    let mut runs = JoinSet::new();
+    for example in examples().await {
+        for (script, again, code) in scripts {
+            runs.spawn(async move {
+                let server = Scripted::start(script).await;
+                let flags = [OsStr::new("--key"), OsStr::new("the-key")];
+                let ran = example.run(&flags, &server.address, RULE_PERMISSION).await;
+                let about = format!("{}: {script:?}: {ran:?}", example.name);
+                println!("{about}");
+                assert_eq!((ran.tried_again(), ran.code), (again.to_vec(), code), "{about}");
+                let attempts = server.attempts();
+                assert_eq!(attempts.len(), script.len(), "{about}: {attempts:?}");
+                for attempt in attempts {
+                    assert_eq!(attempt.key, "the-key", "{about}");
+                    assert!(attempt.timeout <= ATTEMPT, "{about}: {attempt:?}");
+                }
+            });
+        }
+    }
+    while let Some(ended) = runs.join_next().await {
+        ended.unwrap();
+    }
 }
 
 /// The service config names each call that only reads, and no other: a transport must not repeat changes.

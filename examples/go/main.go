@@ -1,10 +1,11 @@
 // Revokes egress rules of a security group through Portcullis.
 //
-//	revoke-egress [-ca FILE] [-token-file FILE] [-key KEY] ADDRESS GROUP_ID [FILE]
+//	revoke-egress [--tls | --ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]
 //
 // FILE holds a JSON list of IpPermissions, as the AWS CLI takes and prints them; without it they are read from stdin.
-// -ca: the CA of the server's certificate; without it the connection is not encrypted. -token-file: a JWT or another
-// bearer token. -key: the idempotency key, the same for each attempt at one change; without it one is drawn.
+// --tls: the connection is encrypted, and the system's CAs vouch for the server; --ca: the CAs in this file do.
+// --token-file: a JWT or another bearer token; without TLS it is sent to this machine only. --key: the idempotency key,
+// the same for each attempt at one change; without it one is drawn.
 // Exits 0 if EC2 took the request, 1 if the call failed, 2 if the program was called wrongly.
 package main
 
@@ -16,12 +17,15 @@ import (
 	"crypto/rand"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"maps"
 	mathrand "math/rand/v2"
+	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +37,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -42,10 +47,16 @@ import (
 )
 
 const (
-	deadline     = 60 * time.Second
+	deadline = 60 * time.Second
+	// One attempt at a change: one that hangs leaves time for others.
+	attempt      = 20 * time.Second
 	firstBackoff = 100 * time.Millisecond
 	maxBackoff   = 5 * time.Second
 )
+
+// Calls on a connection on which nothing comes back any more fail with UNAVAILABLE after 15 seconds, and are tried
+// again on another. Portcullis may be pinged that often; other servers close connections for it.
+var pings = keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}
 
 // gRPC itself retries what the service config names: the reads.
 //
@@ -53,27 +64,32 @@ const (
 var serviceConfig string
 
 var (
-	ca        = flag.String("ca", "", "the CA of the server's certificate")
+	tls       = flag.Bool("tls", false, "TLS with the system's CAs")
+	ca        = flag.String("ca", "", "TLS with the CAs in this file")
 	tokenFile = flag.String("token-file", "", "a JWT or another bearer token")
 	key       = flag.String("key", rand.Text(), "the idempotency key")
 )
 
+var visible = regexp.MustCompile("^[!-~]+$")
+
 func main() {
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: revoke-egress [-ca FILE] [-token-file FILE] [-key KEY] ADDRESS GROUP_ID [FILE]")
+		fmt.Fprintln(os.Stderr,
+			"usage: revoke-egress [--tls | --ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]")
 	}
 	flag.Parse()
-	if flag.NArg() != 2 && flag.NArg() != 3 {
+	empty := false
+	flag.Visit(func(given *flag.Flag) { empty = empty || given.Value.String() == "" })
+	if empty || flag.NArg() != 2 && flag.NArg() != 3 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	request, err := readRequest(flag.Arg(1), flag.Args()[2:])
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the permissions cannot be read:", err)
+	err := run(flag.Arg(0), flag.Arg(1), flag.Args()[2:])
+	if _, called := status.FromError(err); !called {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
-	fmt.Fprintln(os.Stderr, "idempotency-key:", *key)
-	if err := run(flag.Arg(0), request); err != nil {
+	if err != nil {
 		printError(err)
 		os.Exit(1)
 	}
@@ -101,12 +117,20 @@ func readRequest(groupID string, files []string) (*portcullis.RevokeEgressReques
 	return request, protojson.Unmarshal(body, request)
 }
 
-func run(address string, request *portcullis.RevokeEgressRequest) error {
+func run(address, groupID string, files []string) error {
+	if !visible.MatchString(*key) {
+		return errors.New("--key: not visible ASCII characters")
+	}
 	connection, err := connect(address)
 	if err != nil {
 		return err
 	}
 	defer connection.Close()
+	request, err := readRequest(groupID, files)
+	if err != nil {
+		return fmt.Errorf("the permissions cannot be read: %w", err)
+	}
+	fmt.Fprintln(os.Stderr, "idempotency-key:", *key)
 	groups := portcullis.NewSecurityGroupServiceClient(connection)
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
@@ -125,10 +149,10 @@ func run(address string, request *portcullis.RevokeEgressRequest) error {
 	}
 	fmt.Println("egress rules:", egress)
 
-	keyed := metadata.AppendToOutgoingContext(ctx, "idempotency-key", *key)
-	response, err := retryWithKey(keyed, func(trailer *metadata.MD) (*portcullis.RevokeEgressResponse, error) {
+	revoke := func(keyed context.Context, trailer *metadata.MD) (*portcullis.RevokeEgressResponse, error) {
 		return groups.RevokeEgress(keyed, request, grpc.Trailer(trailer))
-	})
+	}
+	response, err := retryWithKey(ctx, *key, revoke)
 	if err != nil {
 		return err
 	}
@@ -145,40 +169,60 @@ func run(address string, request *portcullis.RevokeEgressRequest) error {
 
 func connect(address string) (*grpc.ClientConn, error) {
 	security := insecure.NewCredentials()
-	if *ca != "" {
+	switch {
+	case *ca != "":
 		var err error
 		if security, err = credentials.NewClientTLSFromFile(*ca, ""); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--ca: %w", err)
 		}
+	case *tls:
+		security = credentials.NewClientTLSFromCert(nil, "")
+	case *tokenFile != "" && !isLoopback(address):
+		return nil, fmt.Errorf("--token-file: the token would go to %s in plaintext; give --tls or --ca", address)
 	}
-	options := []grpc.DialOption{grpc.WithTransportCredentials(security), grpc.WithDefaultServiceConfig(serviceConfig)}
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(security),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithKeepaliveParams(pings),
+	}
 	if *tokenFile != "" {
-		options = append(options, grpc.WithPerRPCCredentials(token{}))
+		options = append(options, grpc.WithUnaryInterceptor(withToken))
 	}
 	return grpc.NewClient(address, options...)
 }
 
-// token is read for each call: tokens are replaced while programs run.
-type token struct{}
-
-func (token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	text, err := os.ReadFile(*tokenFile)
-	if err != nil {
-		return nil, status.Error(codes.Unauthenticated, err.Error())
-	}
-	return map[string]string{"authorization": "Bearer " + strings.TrimSpace(string(text))}, nil
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	return err == nil && (strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback())
 }
 
-func (token) RequireTransportSecurity() bool { return true }
+// withToken adds the token, which is read for each call: tokens are replaced while programs run.
+func withToken(ctx context.Context, method string, request, answer any, connection *grpc.ClientConn,
+	call grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	text, err := os.ReadFile(*tokenFile)
+	if err != nil {
+		return fmt.Errorf("--token-file: %w", err)
+	}
+	token := strings.TrimSpace(string(text))
+	if !visible.MatchString(token) {
+		return fmt.Errorf("--token-file: %s: not one token of visible ASCII characters", *tokenFile)
+	}
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	return call(ctx, method, request, answer, connection, options...)
+}
 
-// retryWithKey repeats a change. Only for calls that carry an idempotency key: the server makes one effect of all
-// attempts.
-func retryWithKey[T any](ctx context.Context, call func(*metadata.MD) (T, error)) (T, error) {
+// retryWithKey repeats a change, which must carry the key that is in its context: the server makes one effect of all
+// attempts. Without a key a change must not be repeated.
+func retryWithKey[T any](ctx context.Context, key string,
+	call func(context.Context, *metadata.MD) (T, error)) (T, error) {
+	keyed := metadata.AppendToOutgoingContext(ctx, "idempotency-key", key)
 	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		var trailer metadata.MD
-		answer, err := call(&trailer)
-		if err == nil {
-			return answer, nil
+		bounded, cancel := context.WithTimeout(keyed, attempt)
+		answer, err := call(bounded, &trailer)
+		cancel()
+		if _, called := status.FromError(err); err == nil || !called {
+			return answer, err
 		}
 		failure := status.Convert(err)
 		delay, again := retryDelay(failure, trailer, backoff)
@@ -191,7 +235,8 @@ func retryWithKey[T any](ctx context.Context, call func(*metadata.MD) (T, error)
 	}
 }
 
-// retryDelay is the server's word; without one (it did not answer) a backoff, with jitter. False: not again.
+// retryDelay is the server's word; without one (it did not answer, or not in time) a backoff, with jitter. False: not
+// again.
 func retryDelay(failure *status.Status, trailer metadata.MD, backoff time.Duration) (time.Duration, bool) {
 	if pushback := trailer.Get("grpc-retry-pushback-ms"); len(pushback) > 0 {
 		millis, err := strconv.ParseUint(pushback[0], 10, 32)
@@ -202,7 +247,8 @@ func retryDelay(failure *status.Status, trailer metadata.MD, backoff time.Durati
 			return info.GetRetryDelay().AsDuration(), true
 		}
 	}
-	return time.Duration(float64(backoff) * (0.8 + 0.4*mathrand.Float64())), failure.Code() == codes.Unavailable
+	unanswered := failure.Code() == codes.Unavailable || failure.Code() == codes.DeadlineExceeded
+	return time.Duration(float64(backoff) * (0.8 + 0.4*mathrand.Float64())), unanswered
 }
 
 func reason(failure *status.Status) string {

@@ -1,16 +1,20 @@
 """Revokes egress rules of a security group through Portcullis.
 
-    revoke_egress.py [--ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]
+    revoke_egress.py [--tls | --ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]
 
 FILE holds a JSON list of IpPermissions, as the AWS CLI takes and prints them; without it they are read from stdin.
---ca: the CA of the server's certificate; without it the connection is not encrypted. --token-file: a JWT or another
-bearer token. --key: the idempotency key, the same for each attempt at one change; without it one is drawn.
+--tls: the connection is encrypted, and the system's CAs vouch for the server; --ca: the CAs in this file do.
+--token-file: a JWT or another bearer token; without TLS it is sent to this machine only. --key: the idempotency key,
+the same for each attempt at one change; without it one is drawn.
 Exits 0 if EC2 took the request, 1 if the call failed, 2 if the program was called wrongly.
 """
 
 import argparse
+import ipaddress
 import json
 import random
+import re
+import ssl
 import sys
 import time
 import uuid
@@ -30,42 +34,86 @@ from portcullis.v1 import revocation_pb2 as revocation  # noqa: E402
 from portcullis.v1 import security_group_service_pb2 as groups  # noqa: E402
 
 DEADLINE_SECONDS = 60
+# One attempt at a change: one that hangs leaves time for others.
+ATTEMPT_SECONDS = 20
 FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 5
+# Calls on a connection on which nothing comes back any more fail with UNAVAILABLE after 15 seconds, and are tried again
+# on another. Portcullis may be pinged that often; other servers close connections for it.
+KEEPALIVE = [
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # What this version goes by: a minute, unless it is set, whatever the timeout above is.
+    ("grpc.http2.ping_timeout_ms", 5_000),
+]
+USAGE = "revoke_egress.py [--tls | --ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]"
+
+
+class CalledWrongly(Exception):
+    """What the program cannot work with, and why."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(usage="revoke_egress.py [--ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]")
+    parser = argparse.ArgumentParser(usage=USAGE)
+    parser.add_argument("--tls", action="store_true")
     for flag in ("--ca", "--token-file", "--key"):
         parser.add_argument(flag)
     parser.add_argument("address")
     parser.add_argument("group_id")
     parser.add_argument("file", nargs="?")
     flags = parser.parse_args()
+    key = str(uuid.uuid4()) if flags.key is None else flags.key
     try:
-        text = Path(flags.file).read_text() if flags.file else sys.stdin.read()
-        body = {"GroupId": flags.group_id, "IpPermissions": json.loads(text)}
-        request = json_format.ParseDict(body, groups.RevokeEgressRequest())
-    except (OSError, ValueError, json_format.ParseError) as error:
-        print(f"the permissions cannot be read: {error}", file=sys.stderr)
-        return 2
-    key = flags.key or str(uuid.uuid4())
-    print(f"idempotency-key: {key}", file=sys.stderr)
-    with connect(flags.address, flags.ca) as channel:
-        try:
+        if not is_visible(key):
+            raise CalledWrongly("--key: not visible ASCII characters")
+        channel = connect(flags)
+        request = read_request(flags)
+        print(f"idempotency-key: {key}", file=sys.stderr)
+        with channel:
             run(channel, request, key, flags.token_file)
-        except grpc.RpcError as error:
-            print_error(error)
-            return 1
+    except CalledWrongly as error:
+        print(error, file=sys.stderr)
+        return 2
+    except grpc.RpcError as error:
+        print_error(error)
+        return 1
     return 0
 
 
-def connect(address: str, ca: str | None) -> grpc.Channel:
+def read_request(flags: argparse.Namespace) -> groups.RevokeEgressRequest:
+    try:
+        text = Path(flags.file).read_text() if flags.file else sys.stdin.read()
+        body = {"GroupId": flags.group_id, "IpPermissions": json.loads(text)}
+        return json_format.ParseDict(body, groups.RevokeEgressRequest())
+    except (OSError, ValueError, json_format.ParseError) as error:
+        raise CalledWrongly(f"the permissions cannot be read: {error}") from error
+
+
+def connect(flags: argparse.Namespace) -> grpc.Channel:
     # gRPC itself retries what the service config names: the reads.
-    options = [("grpc.service_config", (HERE.parent / "service-config.json").read_text())]
-    if ca is None:
-        return grpc.insecure_channel(address, options)
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(Path(ca).read_bytes()), options)
+    options = [("grpc.service_config", (HERE.parent / "service-config.json").read_text()), *KEEPALIVE]
+    if flags.ca is not None:
+        try:
+            cas = Path(flags.ca).read_bytes()
+        except OSError as error:
+            raise CalledWrongly(f"--ca: {error}") from error
+    elif flags.tls:
+        # By itself gRPC trusts the CAs that it comes with, not the system's.
+        system = ssl.create_default_context().get_ca_certs(binary_form=True)
+        cas = "".join(map(ssl.DER_cert_to_PEM_cert, system)).encode()
+    else:
+        if flags.token_file is not None and not is_loopback(flags.address):
+            raise CalledWrongly(f"--token-file: the token would go to {flags.address} in plaintext; give --tls or --ca")
+        return grpc.insecure_channel(flags.address, options)
+    return grpc.secure_channel(flags.address, grpc.ssl_channel_credentials(cas), options)
+
+
+def is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def run(channel: grpc.Channel, request: groups.RevokeEgressRequest, key: str, token_file: str | None) -> None:
@@ -77,11 +125,10 @@ def run(channel: grpc.Channel, request: groups.RevokeEgressRequest, key: str, to
     answer = security_groups.DescribeSecurityGroupRules(filters, timeout=left(deadline), metadata=credential(token_file))
     print(f"egress rules: {sum(rule.is_egress for rule in answer.security_group_rules)}")
 
-    def revoke() -> groups.RevokeEgressResponse:
-        metadata = [*credential(token_file), ("idempotency-key", key)]
-        return security_groups.RevokeEgress(request, timeout=left(deadline), metadata=metadata)
+    def revoke(keyed: tuple[str, str], timeout: float) -> groups.RevokeEgressResponse:
+        return security_groups.RevokeEgress(request, timeout=timeout, metadata=[*credential(token_file), keyed])
 
-    print_response(retry_with_key(revoke, deadline))
+    print_response(retry_with_key(key, revoke, deadline))
 
     by_key = operations.GetOperationRequest(idempotency_key=key)
     service = operation_service_pb2_grpc.OperationServiceStub(channel)
@@ -96,15 +143,28 @@ def left(deadline: float) -> float:
 
 def credential(token_file: str | None) -> list[tuple[str, str]]:
     """Read for each call: tokens are replaced while programs run."""
-    return [("authorization", f"Bearer {Path(token_file).read_text().strip()}")] if token_file else []
+    if token_file is None:
+        return []
+    try:
+        token = Path(token_file).read_text().strip()
+    except (OSError, ValueError) as error:
+        raise CalledWrongly(f"--token-file: {error}") from error
+    if not is_visible(token):
+        raise CalledWrongly(f"--token-file: {token_file}: not one token of visible ASCII characters")
+    return [("authorization", f"Bearer {token}")]
 
 
-def retry_with_key(call, deadline: float):
-    """Repeats a change. Only for calls that carry an idempotency key: the server makes one effect of all attempts."""
+def is_visible(text: str) -> bool:
+    return re.fullmatch("[!-~]+", text) is not None
+
+
+def retry_with_key(key: str, call, deadline: float):
+    """Repeats a change, which must carry the key: the server makes one effect of all attempts. Without a key a change
+    must not be repeated."""
     backoff = FIRST_BACKOFF_SECONDS
     while True:
         try:
-            return call()
+            return call(("idempotency-key", key), min(ATTEMPT_SECONDS, left(deadline)))
         except grpc.RpcError as error:
             delay = retry_delay(error, backoff)
             if delay is None or delay >= left(deadline):
@@ -115,7 +175,7 @@ def retry_with_key(call, deadline: float):
 
 
 def retry_delay(error: grpc.RpcError, backoff: float) -> float | None:
-    """The server's word; without one (it did not answer) a backoff, with jitter. None: not again."""
+    """The server's word; without one (it did not answer, or not in time) a backoff, with jitter. None: not again."""
     for name, value in error.trailing_metadata() or ():
         if name == "grpc-retry-pushback-ms":
             return int(value) / 1000 if value.isdecimal() else None
@@ -123,7 +183,8 @@ def retry_delay(error: grpc.RpcError, backoff: float) -> float | None:
         info = error_details_pb2.RetryInfo()
         if detail.Unpack(info):
             return info.retry_delay.ToTimedelta().total_seconds()
-    return backoff * random.uniform(0.8, 1.2) if error.code() is grpc.StatusCode.UNAVAILABLE else None
+    unanswered = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return backoff * random.uniform(0.8, 1.2) if unanswered else None
 
 
 def details(error: grpc.RpcError) -> list:

@@ -1,10 +1,11 @@
 //! Revokes egress rules of a security group through Portcullis.
 //!
-//!     revoke-egress [--ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]
+//!     revoke-egress [--tls | --ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]
 //!
 //! FILE holds a JSON list of IpPermissions, as the AWS CLI takes and prints them; without it they are read from stdin.
-//! --ca: the CA of the server's certificate; without it the connection is not encrypted. --token-file: a JWT or another
-//! bearer token. --key: the idempotency key, the same for each attempt at one change; without it one is drawn.
+//! --tls: the connection is encrypted, and the system's CAs vouch for the server; --ca: the CAs in this file do.
+//! --token-file: a JWT or another bearer token; without TLS it is sent to this machine only. --key: the idempotency
+//! key, the same for each attempt at one change; without it one is drawn.
 //! Exits 0 if EC2 took the request, 1 if the call failed, 2 if the program was called wrongly.
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
     error::Error,
     fs,
     io::read_to_string,
+    net::IpAddr,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -42,8 +44,14 @@ mod v1 {
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const SERVICE_CONFIG: &str = include_str!("../../service-config.json");
-const USAGE: &str =
-    "usage: revoke-egress [--ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]";
+const USAGE: &str = "usage: revoke-egress [--tls | --ca FILE] [--token-file FILE] [--key KEY] \
+                     ADDRESS GROUP_ID [FILE]";
+
+/// Calls on a connection on which nothing comes back any more fail with UNAVAILABLE after 15 seconds, and are tried
+/// again on another. Portcullis may be pinged that often; other servers close connections for it.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the command line says.
 struct Flags {
@@ -59,21 +67,15 @@ async fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    let request = match read_request(&flags) {
-        Ok(request) => request,
-        Err(error) => {
-            eprintln!("the permissions cannot be read: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&flags, request).await {
+    match run(&flags).await.map_err(|error| error.downcast::<Status>()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            match error.downcast_ref::<Status>() {
-                Some(status) => print_error(status),
-                None => eprintln!("{error}"),
-            }
+        Err(Ok(status)) => {
+            print_error(&status);
             ExitCode::FAILURE
+        }
+        Err(Err(called_wrongly)) => {
+            eprintln!("{called_wrongly}");
+            ExitCode::from(2)
         }
     }
 }
@@ -82,10 +84,12 @@ fn flags() -> Option<Flags> {
     let mut words = std::env::args().skip(1).peekable();
     let mut values = BTreeMap::new();
     while let Some(flag) = words.next_if(|word| word.starts_with("--")) {
-        if !["--ca", "--token-file", "--key"].contains(&flag.as_str()) {
-            return None;
-        }
-        values.insert(flag, words.next()?);
+        let value = match flag.as_str() {
+            "--tls" => String::new(),
+            "--ca" | "--token-file" | "--key" => words.next()?,
+            _ => return None,
+        };
+        values.insert(flag, value);
     }
     let flags =
         Flags { values, address: words.next()?, group_id: words.next()?, file: words.next() };
@@ -102,70 +106,103 @@ fn read_request(flags: &Flags) -> Result<RevokeEgressRequest, Box<dyn Error>> {
     Ok(serde_json::from_value(body)?)
 }
 
-async fn run(flags: &Flags, revoke: RevokeEgressRequest) -> Result<(), Box<dyn Error>> {
+async fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
     let key = flags.values.get("--key").cloned();
     let key = key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let keyed = visible(&key).ok_or("--key: not visible ASCII characters")?;
+    let channel = connect(flags)?;
+    let revoke =
+        read_request(flags).map_err(|error| format!("the permissions cannot be read: {error}"))?;
     eprintln!("idempotency-key: {key}");
     let reads: ServiceConfig = serde_json::from_str(SERVICE_CONFIG)?;
-    let channel = connect(flags)?;
     let groups = SecurityGroupServiceClient::new(channel.clone());
     let operations = OperationServiceClient::new(channel);
     let end = Instant::now() + DEADLINE;
 
     let filter = Filter { name: Some("group-id".into()), values: vec![flags.group_id.clone()] };
-    let describe = DescribeSecurityGroupRulesRequest { filters: vec![filter], ..Default::default() };
+    let describe =
+        DescribeSecurityGroupRulesRequest { filters: vec![filter], ..Default::default() };
     let (service, method) = ("portcullis.v1.SecurityGroupService", "DescribeSecurityGroupRules");
     let answer = reads.read(service, method, end, async |left| {
         let request = prepare(&describe, flags, left)?;
-        groups.clone().describe_security_group_rules(request).await
+        Ok(groups.clone().describe_security_group_rules(request).await?)
     });
     let rules = answer.await?.into_inner().security_group_rules;
     println!("egress rules: {}", rules.iter().filter(|rule| rule.is_egress()).count());
 
-    let answer = retry::with_key(end, async |left| {
+    let answer = retry::with_key(keyed, end, async |key, left| {
         let mut request = prepare(&revoke, flags, left)?;
-        request.metadata_mut().insert("idempotency-key", ascii(&key)?);
-        groups.clone().revoke_egress(request).await
+        request.metadata_mut().insert("idempotency-key", key);
+        Ok(groups.clone().revoke_egress(request).await?)
     });
     print_response(answer.await?.get_ref())?;
 
     let by_key = GetOperationRequest { idempotency_key: key.clone(), ..Default::default() };
     let (service, method) = ("portcullis.v1.OperationService", "GetOperation");
     let answer = reads.read(service, method, end, async |left| {
-        operations.clone().get_operation(prepare(&by_key, flags, left)?).await
+        Ok(operations.clone().get_operation(prepare(&by_key, flags, left)?).await?)
     });
     let operation = answer.await?.into_inner().operation.unwrap_or_default();
-    let (state, settled_by) = (operation.state().as_str_name(), operation.settled_by().as_str_name());
+    let (state, settled_by) =
+        (operation.state().as_str_name(), operation.settled_by().as_str_name());
     println!("operation: {state}, {settled_by}");
     Ok(())
 }
 
 fn connect(flags: &Flags) -> Result<Channel, Box<dyn Error>> {
-    let endpoint = match flags.values.get("--ca") {
-        None => Endpoint::from_shared(format!("http://{}", flags.address))?,
-        Some(ca) => {
-            let ca = Certificate::from_pem(fs::read(ca)?);
-            Endpoint::from_shared(format!("https://{}", flags.address))?
-                .tls_config(ClientTlsConfig::new().ca_certificate(ca))?
-        }
-    };
+    let (ca, token) = (flags.values.get("--ca"), flags.values.get("--token-file"));
+    let encrypted = ca.is_some() || flags.values.contains_key("--tls");
+    let scheme = if encrypted { "https" } else { "http" };
+    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{}", flags.address))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT);
+    if encrypted {
+        let tls = match ca {
+            None => ClientTlsConfig::new().with_native_roots(),
+            Some(file) => {
+                let cas = fs::read(file).map_err(|error| format!("--ca: {file}: {error}"))?;
+                ClientTlsConfig::new().ca_certificate(Certificate::from_pem(cas))
+            }
+        };
+        endpoint = endpoint.tls_config(tls)?;
+    } else if token.is_some() && !is_loopback(endpoint.uri().host().unwrap_or_default()) {
+        let to = &flags.address;
+        return Err(format!(
+            "--token-file: the token would go to {to} in plaintext; give --tls or --ca"
+        )
+        .into());
+    }
     Ok(endpoint.connect_lazy())
 }
 
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// The request with its deadline and the token, which is read for each call: tokens are replaced while programs run.
-fn prepare<T: Clone>(message: &T, flags: &Flags, left: Duration) -> Result<Request<T>, Status> {
+fn prepare<T: Clone>(
+    message: &T,
+    flags: &Flags,
+    left: Duration,
+) -> Result<Request<T>, Box<dyn Error>> {
     let mut request = Request::new(message.clone());
     request.set_timeout(left);
     if let Some(file) = flags.values.get("--token-file") {
-        let token = fs::read_to_string(file).map_err(|e| Status::unauthenticated(e.to_string()))?;
-        let value = ascii(&format!("Bearer {}", token.trim()))?;
-        request.metadata_mut().insert("authorization", value);
+        let token = fs::read_to_string(file).map_err(|e| format!("--token-file: {file}: {e}"))?;
+        if visible(token.trim()).is_none() {
+            let why = "not one token of visible ASCII characters";
+            return Err(format!("--token-file: {file}: {why}").into());
+        }
+        request.metadata_mut().insert("authorization", format!("Bearer {}", token.trim()).parse()?);
     }
     Ok(request)
 }
 
-fn ascii(text: &str) -> Result<AsciiMetadataValue, Status> {
-    text.parse().map_err(|_| Status::invalid_argument("a key or token that is no header's value"))
+fn visible(text: &str) -> Option<AsciiMetadataValue> {
+    let is_visible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    text.parse().ok().filter(|_| is_visible)
 }
 
 fn print_response(response: &RevokeEgressResponse) -> Result<(), serde_json::Error> {

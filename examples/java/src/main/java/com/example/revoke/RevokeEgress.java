@@ -37,7 +37,7 @@ import java.util.TreeMap;
 import java.util.UUID;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
-import java.util.function.Supplier;
+import java.util.function.Function;
 import portcullis.v1.OperationServiceGrpc;
 import portcullis.v1.OperationServiceOuterClass.GetOperationRequest;
 import portcullis.v1.OperationServiceOuterClass.Operation;
@@ -53,19 +53,35 @@ import portcullis.v1.Types.SecurityGroupRule;
 /**
  * Revokes egress rules of a security group through Portcullis.
  *
- * <p>Arguments: [--ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]. FILE holds a JSON list of
- * IpPermissions, as the AWS CLI takes and prints them; without it they are read from stdin. --ca: the CA of the
- * server's certificate; without it the connection is not encrypted. --token-file: a JWT or another bearer token.
- * --key: the idempotency key, the same for each attempt at one change; without it one is drawn. Exits 0 if EC2 took
- * the request, 1 if the call failed, 2 if the program was called wrongly.
+ * <p>Arguments: [--tls | --ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]. FILE holds a JSON list of
+ * IpPermissions, as the AWS CLI takes and prints them; without it they are read from stdin. --tls: the connection is
+ * encrypted, and the system's CAs vouch for the server; --ca: the CAs in this file do. --token-file: a JWT or another
+ * bearer token; without TLS it is sent to this machine only. --key: the idempotency key, the same for each attempt at
+ * one change; without it one is drawn. Exits 0 if EC2 took the request, 1 if the call failed, 2 if the program was
+ * called wrongly.
  */
 public final class RevokeEgress {
     private static final Duration DEADLINE = Duration.ofSeconds(60);
+    /** One attempt at a change: one that hangs leaves time for others. */
+    private static final Duration ATTEMPT = Duration.ofSeconds(20);
+    /**
+     * Calls on a connection on which nothing comes back any more fail with UNAVAILABLE after 15 seconds, and are tried
+     * again on another. Portcullis may be pinged that often; other servers close connections for it.
+     */
+    private static final Duration PING_EVERY = Duration.ofSeconds(10);
+    private static final Duration PING_TIMEOUT = Duration.ofSeconds(5);
     private static final long FIRST_BACKOFF_MS = 100;
     private static final long MAX_BACKOFF_MS = 5_000;
     private static final Metadata.Key<String> AUTHORIZATION = key("authorization");
     private static final Metadata.Key<String> IDEMPOTENCY_KEY = key("idempotency-key");
     private static final Metadata.Key<String> PUSHBACK = key("grpc-retry-pushback-ms");
+
+    /** What the program cannot work with, and why. */
+    private static final class CalledWrongly extends RuntimeException {
+        CalledWrongly(String why) {
+            super(why);
+        }
+    }
 
     private final ManagedChannel channel;
     private final String tokenFile;
@@ -79,57 +95,96 @@ public final class RevokeEgress {
     public static void main(String[] args) throws IOException, InterruptedException {
         Map<String, String> flags = new HashMap<>();
         int at = 0;
-        while (at + 1 < args.length && List.of("--ca", "--token-file", "--key").contains(args[at])) {
-            flags.put(args[at], args[at + 1]);
-            at += 2;
+        while (at < args.length && args[at].startsWith("--")) {
+            if (args[at].equals("--tls")) {
+                flags.put(args[at++], "");
+            } else if (at + 1 < args.length && List.of("--ca", "--token-file", "--key").contains(args[at])) {
+                flags.put(args[at], args[at + 1]);
+                at += 2;
+            } else {
+                break;
+            }
         }
         List<String> given = List.of(args).subList(at, args.length);
-        if (given.size() != 2 && given.size() != 3) {
-            System.err.println(
-                    "usage: revoke-egress [--ca FILE] [--token-file FILE] [--key KEY] ADDRESS GROUP_ID [FILE]");
+        if (given.size() != 2 && given.size() != 3 || given.get(0).startsWith("--")) {
+            System.err.println("usage: revoke-egress [--tls | --ca FILE] [--token-file FILE] [--key KEY]"
+                    + " ADDRESS GROUP_ID [FILE]");
             System.exit(2);
         }
-        RevokeEgressRequest request = null;
-        try {
-            request = readRequest(given);
-        } catch (IOException error) {
-            System.err.println("the permissions cannot be read: " + error.getMessage());
-            System.exit(2);
-        }
-        String key = flags.getOrDefault("--key", UUID.randomUUID().toString());
-        System.err.println("idempotency-key: " + key);
-        ManagedChannel channel = connect(given.get(0), flags.get("--ca"));
-        int exitCode = 0;
-        try {
-            new RevokeEgress(channel, flags.get("--token-file")).run(request, key);
-        } catch (StatusRuntimeException error) {
-            printError(error);
-            exitCode = 1;
-        } finally {
-            channel.shutdownNow().awaitTermination(5, TimeUnit.SECONDS);
-        }
-        System.exit(exitCode);
+        System.exit(call(flags, given));
     }
 
-    private static RevokeEgressRequest readRequest(List<String> given) throws IOException {
-        String permissions =
-                given.size() == 3
-                        ? Files.readString(Path.of(given.get(2)))
-                        : new String(System.in.readAllBytes(), StandardCharsets.UTF_8);
+    /** Returns the exit code. */
+    private static int call(Map<String, String> flags, List<String> given) throws IOException, InterruptedException {
+        ManagedChannel channel = null;
+        try {
+            String key = flags.getOrDefault("--key", UUID.randomUUID().toString());
+            if (!isVisible(key)) {
+                throw new CalledWrongly("--key: not visible ASCII characters");
+            }
+            channel = connect(given.get(0), flags);
+            RevokeEgressRequest request = readRequest(given);
+            System.err.println("idempotency-key: " + key);
+            new RevokeEgress(channel, flags.get("--token-file")).run(request, key);
+            return 0;
+        } catch (CalledWrongly error) {
+            System.err.println(error.getMessage());
+            return 2;
+        } catch (StatusRuntimeException error) {
+            printError(error);
+            return 1;
+        } finally {
+            if (channel != null) {
+                channel.shutdownNow().awaitTermination(5, TimeUnit.SECONDS);
+            }
+        }
+    }
+
+    private static RevokeEgressRequest readRequest(List<String> given) {
         RevokeEgressRequest.Builder request = RevokeEgressRequest.newBuilder();
-        JsonFormat.parser().merge("{\"IpPermissions\": " + permissions + "}", request);
+        try {
+            String permissions =
+                    given.size() == 3
+                            ? Files.readString(Path.of(given.get(2)))
+                            : new String(System.in.readAllBytes(), StandardCharsets.UTF_8);
+            JsonFormat.parser().merge("{\"IpPermissions\": " + permissions + "}", request);
+        } catch (IOException error) {
+            throw new CalledWrongly("the permissions cannot be read: " + error.getMessage());
+        }
         return request.setGroupId(given.get(1)).build();
     }
 
-    private static ManagedChannel connect(String address, String ca) throws IOException {
-        ChannelCredentials security =
-                ca == null
-                        ? InsecureChannelCredentials.create()
-                        : TlsChannelCredentials.newBuilder().trustManager(new File(ca)).build();
+    private static ManagedChannel connect(String address, Map<String, String> flags) throws IOException {
+        ChannelCredentials security;
+        if (flags.containsKey("--ca")) {
+            try {
+                security = TlsChannelCredentials.newBuilder().trustManager(new File(flags.get("--ca"))).build();
+            } catch (IOException error) {
+                throw new CalledWrongly("--ca: " + error.getMessage());
+            }
+        } else if (flags.containsKey("--tls")) {
+            // The JDK's CAs, which a distribution's JDK takes from the system.
+            security = TlsChannelCredentials.create();
+        } else if (flags.containsKey("--token-file") && !isLoopback(address)) {
+            throw new CalledWrongly(
+                    "--token-file: the token would go to " + address + " in plaintext; give --tls or --ca");
+        } else {
+            security = InsecureChannelCredentials.create();
+        }
         return Grpc.newChannelBuilder(address, security)
                 .defaultServiceConfig(serviceConfig())
                 .enableRetry()
+                .keepAliveTime(PING_EVERY.toSeconds(), TimeUnit.SECONDS)
+                .keepAliveTimeout(PING_TIMEOUT.toSeconds(), TimeUnit.SECONDS)
                 .build();
+    }
+
+    private static boolean isLoopback(String address) {
+        return address.matches("(?i)(localhost|127(\\.\\d{1,3}){3}|\\[::1\\]):\\d+");
+    }
+
+    private static boolean isVisible(String text) {
+        return text.matches("[!-~]+");
     }
 
     /** gRPC itself retries what the service config names: the reads. */
@@ -146,7 +201,7 @@ public final class RevokeEgress {
                         .addFilters(Filter.newBuilder().setName("group-id").addValues(request.getGroupId()))
                         .build();
         long egress =
-                with(SecurityGroupServiceGrpc.newBlockingStub(channel), null)
+                with(SecurityGroupServiceGrpc.newBlockingStub(channel), new Metadata(), DEADLINE)
                         .describeSecurityGroupRules(filters)
                         .getSecurityGroupRulesList()
                         .stream()
@@ -156,41 +211,49 @@ public final class RevokeEgress {
 
         printResponse(
                 retryWithKey(
-                        () ->
-                                with(SecurityGroupServiceGrpc.newBlockingStub(channel), key)
+                        key,
+                        keyed ->
+                                with(SecurityGroupServiceGrpc.newBlockingStub(channel), keyed, ATTEMPT)
                                         .revokeEgress(request)));
 
         Operation operation =
-                with(OperationServiceGrpc.newBlockingStub(channel), null)
+                with(OperationServiceGrpc.newBlockingStub(channel), new Metadata(), DEADLINE)
                         .getOperation(GetOperationRequest.newBuilder().setIdempotencyKey(key).build())
                         .getOperation();
         System.out.println("operation: " + operation.getState() + ", " + operation.getSettledBy());
     }
 
-    /** The stub with the deadline, the token (read for each call: they are replaced while programs run) and the key. */
-    private <S extends AbstractStub<S>> S with(S stub, String key) {
-        Metadata metadata = new Metadata();
+    /**
+     * The stub with this metadata, the token, which is read for each call (they are replaced while programs run), and
+     * as much time as it may take of what is left.
+     */
+    private <S extends AbstractStub<S>> S with(S stub, Metadata metadata, Duration most) {
         if (tokenFile != null) {
+            String token;
             try {
-                metadata.put(AUTHORIZATION, "Bearer " + Files.readString(Path.of(tokenFile)).strip());
+                token = Files.readString(Path.of(tokenFile)).strip();
             } catch (IOException error) {
-                throw io.grpc.Status.UNAUTHENTICATED.withDescription(error.toString()).asRuntimeException();
+                throw new CalledWrongly("--token-file: " + error);
             }
+            if (!isVisible(token)) {
+                throw new CalledWrongly("--token-file: " + tokenFile + ": not one token of visible ASCII characters");
+            }
+            metadata.put(AUTHORIZATION, "Bearer " + token);
         }
-        if (key != null) {
-            metadata.put(IDEMPOTENCY_KEY, key);
-        }
-        return stub.withDeadlineAfter(end - System.nanoTime(), TimeUnit.NANOSECONDS)
+        return stub.withDeadlineAfter(Math.min(end - System.nanoTime(), most.toNanos()), TimeUnit.NANOSECONDS)
                 .withInterceptors(MetadataUtils.newAttachHeadersInterceptor(metadata));
     }
 
     /**
-     * Repeats a change. Only for calls that carry an idempotency key: the server makes one effect of all attempts.
+     * Repeats a change, which must carry the key that is in its metadata: the server makes one effect of all attempts.
+     * Without a key a change must not be repeated.
      */
-    private <T> T retryWithKey(Supplier<T> call) throws InterruptedException {
+    private <T> T retryWithKey(String key, Function<Metadata, T> call) throws InterruptedException {
         for (long backoff = FIRST_BACKOFF_MS; ; backoff = Math.min(2 * backoff, MAX_BACKOFF_MS)) {
+            Metadata keyed = new Metadata();
+            keyed.put(IDEMPOTENCY_KEY, key);
             try {
-                return call.get();
+                return call.apply(keyed);
             } catch (StatusRuntimeException error) {
                 OptionalLong delay = retryDelay(error, backoff);
                 long left = TimeUnit.NANOSECONDS.toMillis(end - System.nanoTime());
@@ -203,7 +266,7 @@ public final class RevokeEgress {
         }
     }
 
-    /** The server's word; without one (it did not answer) a backoff, with jitter. Empty: not again. */
+    /** The server's word; without one (it did not answer, or not in time) a backoff, with jitter. Empty: not again. */
     private static OptionalLong retryDelay(StatusRuntimeException error, long backoff) {
         String pushback = error.getTrailers() == null ? null : error.getTrailers().get(PUSHBACK);
         if (pushback != null) {
@@ -212,9 +275,11 @@ public final class RevokeEgress {
         for (RetryInfo info : details(error, RetryInfo.class)) {
             return OptionalLong.of(Durations.toMillis(info.getRetryDelay()));
         }
-        return error.getStatus().getCode() == io.grpc.Status.Code.UNAVAILABLE
-                ? OptionalLong.of((long) (backoff * ThreadLocalRandom.current().nextDouble(0.8, 1.2)))
-                : OptionalLong.empty();
+        return switch (error.getStatus().getCode()) {
+            case UNAVAILABLE, DEADLINE_EXCEEDED ->
+                    OptionalLong.of((long) (backoff * ThreadLocalRandom.current().nextDouble(0.8, 1.2)));
+            default -> OptionalLong.empty();
+        };
     }
 
     private static String reason(StatusRuntimeException error) {
