@@ -1,8 +1,9 @@
 //! Lost answers, crashes and a ledger that fails: settled by reading back, and nothing is done twice.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use portcullis::{
+    access::Access,
     api::proto::{
         sandbox::v1::{Fault, FaultKind},
         v1::{self, WarningKind},
@@ -58,7 +59,7 @@ async fn a_lost_answer_is_settled_by_reading_back() {
 
 #[tokio::test]
 async fn a_request_that_had_no_effect_is_sent_again_by_a_live_call_by_rule_ids() {
-    let mut world = quick().await;
+    let mut world = undisturbed(Arc::new(Access::allow_all())).await;
     world.server.fault(FaultKind::ServerError, REVOKE).await;
     assert_in_doubt(world.revoke("k", https(NONDEFAULT_VPC_GROUP)).await);
     let id = world.server.rule_id(NONDEFAULT_VPC_GROUP, 443, "10.0.0.0/8").await;
