@@ -180,7 +180,7 @@ impl Search {
         let (held_until, limit) = (held_until.map(time_up), count(*limit));
         let state = way.state.map(State::as_str);
         // The texts are ours; what callers say is bound. Those of the index come first.
-        let conditions: [(&[Index], &str, &str, Option<&dyn ToSql>); 10] = [
+        let conditions: [Condition<'_>; 10] = [
             (&[Index::Id], " AND id = :id", ":id", given(id)),
             (&[Index::Key], " AND key = :key", ":key", given(key)),
             (&[Index::Group], " AND grp = :group", ":group", given(group)),
@@ -256,6 +256,9 @@ impl Search {
         }
     }
 }
+
+/// Which indexes begin with it, its text, and its value.
+type Condition<'a> = (&'a [Index], &'a str, &'a str, Option<&'a dyn ToSql>);
 
 type Place = (Option<String>, Option<String>);
 
