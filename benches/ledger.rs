@@ -41,7 +41,8 @@ const TERMS: Terms = Terms {
     key_retention: Duration::from_secs(86_400),
     record_retention: Duration::from_secs(90 * 86_400),
 };
-const BACKEND: &str = "ec2 https://ec2.eu-central-1.amazonaws.com";
+/// As of the server that scripts/bench starts with it.
+const BACKEND: &str = "sandbox";
 
 /// Ids are never used twice, whichever ledger they are for.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -87,7 +88,7 @@ fn intent() -> Intent {
     Intent {
         id: format!("op-{:08x}-{:04x}-7000-8000-{scattered:012x}", n >> 16, n & 0xffff),
         fence: 0,
-        scope: BACKEND.into(),
+        scope: "sandbox/0190a1b2-c3d4-7000-8000-000000000000 123456789012/eu-central-1".into(),
         caller: format!("jwt:https://issuer.example:team-{}", n % 50),
         key: portcullis::ledger::Key::parse(&format!("{scattered:032x}")),
         fingerprint: format!("v1:{scattered:064x}"),

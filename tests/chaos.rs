@@ -151,10 +151,15 @@ async fn run(ledger: Where, replicas: usize) {
     for kill in 0..kills {
         clients.answers(random.random_range(BETWEEN)).await;
         let victim = random.random_range(0..replicas);
-        // A paused one finds itself fenced out when it goes on.
-        if replicas > 1 && random.random_range(0..2) == 0 {
+        // A paused one finds itself fenced out when it goes on; where it is the only one, its leases are over then.
+        if random.random_range(0..2) == 0 {
             fleet.signal(victim, "STOP").await;
-            clients.answers(random.random_range(PAUSE)).await;
+            if replicas > 1 {
+                clients.answers(random.random_range(PAUSE)).await;
+            } else {
+                // Each of them has waited in vain, for longer than the hold.
+                clients.calls(CLIENTS).await;
+            }
             fleet.signal(victim, "CONT").await;
             clients.answers(3).await;
         }

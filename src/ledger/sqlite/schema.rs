@@ -98,6 +98,8 @@ fn connect(path: &Path, backend: &str, durable: bool) -> Result<Connection, Caus
     conn.pragma_update(None, "wal_autocheckpoint", checkpoint::PAGES)?;
     conn.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
     conn.pragma_update(None, "cache_size", -WRITER_CACHE)?;
+    // What savepoints copy stays in memory: a batch bounds it.
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.pragma_update(None, "cell_size_check", true)?;
     migrate(&mut conn, backend)?;

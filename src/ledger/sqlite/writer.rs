@@ -221,25 +221,36 @@ fn batch(
     more: &mut impl FnMut() -> Option<Box<dyn Job>>,
     written: &mut Vec<(String, u64)>,
 ) -> Result<(), Fault> {
-    conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let run = |sql: &str| conn.prepare_cached(sql)?.execute([]).map(drop);
+    run("BEGIN IMMEDIATE")?;
     let mut next = 0;
     while let Some(job) = jobs.get_mut(next) {
+        // Pages that change within a savepoint are copied. The first one has nothing before it to keep.
+        let is_first = next == 0;
         next += 1;
         let mut tables = Tables { conn, now: shared.now(), written: Vec::new() };
-        conn.prepare_cached("SAVEPOINT one")?.execute([])?;
+        if !is_first {
+            run("SAVEPOINT one")?;
+        }
         match job.run(&mut tables) {
             Ok(()) => written.append(&mut tables.written),
             Err(Undo { why, lasting: true }) => return Err(Fault::Broken(why)),
             // A full disk may have undone the whole transaction.
             Err(Undo { why, .. }) if conn.is_autocommit() => return Err(Fault::Undone(why)),
-            Err(Undo { .. }) => drop(conn.prepare_cached("ROLLBACK TO one")?.execute([])?),
+            Err(Undo { .. }) if is_first => {
+                run("ROLLBACK")?;
+                run("BEGIN IMMEDIATE")?;
+            }
+            Err(Undo { .. }) => run("ROLLBACK TO one")?,
         }
-        conn.prepare_cached("RELEASE one")?.execute([])?;
+        if !is_first {
+            run("RELEASE one")?;
+        }
         if next == jobs.len() && next < MAX_BATCH {
             jobs.extend(more());
         }
     }
-    conn.prepare_cached("COMMIT")?.execute([])?;
+    run("COMMIT")?;
     Ok(())
 }
 
