@@ -1,7 +1,7 @@
 //! OTLP's messages, written from what the SDK has, straight into bytes.
 //!
-//! The official exporter makes a tree of messages of its own first, with a text and its memory for each name and each
-//! value, at twenty calls' worth of allocations a call. Its tree is what the tests hold this against.
+//! The official exporter makes a tree of messages first, with memory of its own for each name and each value. That tree is
+//! what the tests hold this against.
 
 use std::{borrow::Cow, time::SystemTime};
 

@@ -1,12 +1,13 @@
 //! One request to the collector, and trying again.
 
+use std::{error::Error, time::Duration};
+
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;
 use opentelemetry_sdk::{
     Resource,
     error::{OTelSdkError, OTelSdkResult},
 };
-use std::{error::Error, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{
     Code, Extensions, Request, Status,
