@@ -158,7 +158,7 @@ impl<S> Json<S> {
             let response = called.await?;
             take(body).await;
             Ok(match response.status() {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE => other_type(response),
+                StatusCode::UNSUPPORTED_MEDIA_TYPE => other_type(&response),
                 StatusCode::OK => answer(&contract, None, response).await,
                 _ => response,
             })
@@ -259,7 +259,7 @@ async fn take(body: Body) {
 }
 
 /// Says which content type it must have, instead of nothing at all.
-fn other_type(refused: HttpResponse) -> HttpResponse {
+fn other_type(refused: &HttpResponse) -> HttpResponse {
     let text = concat!(
         r#"{"code":"invalid_argument","message":"the content type must be application/json: "#,
         r#"curl --json, or --header 'content-type: application/json'"}"#,

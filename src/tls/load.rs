@@ -92,13 +92,12 @@ impl Loading {
     /// The server's own certificate with its key.
     fn own(&mut self, files: &Files, provider: &CryptoProvider) -> Option<CertifiedKey> {
         let chain = self.certificates(CERTIFICATE, &files.certificate);
-        if let Some(first) = chain.as_ref().and_then(|chain| chain.first()) {
-            if let Some((from, until)) =
+        if let Some(first) = chain.as_ref().and_then(|chain| chain.first())
+            && let Some((from, until)) =
                 self.check_validity(&files.certificate, "the certificate", first)
-            {
-                self.dates.not_before = Some(from);
-                self.dates.not_after = Some(until);
-            }
+        {
+            self.dates.not_before = Some(from);
+            self.dates.not_after = Some(until);
         }
         let bytes = self.read(KEY, &files.key, MAX_BYTES);
         // The parser's own words may hold a line of the file.

@@ -132,7 +132,19 @@ async fn a_request_to_ec2_names_its_span_and_does_not_sign_that() {
     let ec2 = portcullis(&["--sandbox-ec2-listen", "127.0.0.1:0"], &[]).await;
     let (address, heard) = listen_in(ec2.ec2_door.as_ref().unwrap()).await;
     let collector = Collector::start(Manner::Keeps).await;
-    let program = in_front_of(&address, &collector.url()).await;
+    // Each caller has a session of its own, for which STS is asked.
+    let file = std::env::temp_dir().join(format!("portcullis-trace-{}.toml", std::process::id()));
+    let config = format!(
+        "backend = \"ec2\"\nec2_endpoint_url = \"http://{address}\"\nledger = \"memory\"\n\
+         otlp_endpoint = \"{}\"\n[[ec2_targets]]\naccount_id = \"123456789012\"\n\
+         regions = [\"us-east-1\"]\nrole_arn = \"arn:aws:iam::123456789012:role/portcullis\"\n\
+         session_per_principal = true\n",
+        collector.url()
+    );
+    std::fs::write(&file, config).unwrap();
+    let keys = [("AWS_ACCESS_KEY_ID", "testing"), ("AWS_SECRET_ACCESS_KEY", "hush-secret")];
+    let program = Program::start(&["--config", file.to_str().unwrap()], &keys).await;
+    std::fs::remove_file(file).unwrap();
     let parent = traceparent(TRACE, true);
     let metadata = [("traceparent", parent.as_str()), ("tracestate", "vendor=1")];
     program.groups().revoke_egress(with(unknown(1), &metadata)).await.unwrap();
@@ -147,7 +159,8 @@ async fn a_request_to_ec2_names_its_span_and_does_not_sign_that() {
     let spans = collector.got().spans;
     let sent: Vec<&Span> =
         spans.iter().filter(|span| span.kind == i32::from(SpanKind::Client)).collect();
-    assert!(sent.len() >= 3, "{sent:#?}");
+    assert!(sent.len() >= 4, "{sent:#?}");
+    assert_eq!(sent.iter().filter(|span| span.name == "STS.AssumeRole").count(), 1, "{sent:#?}");
     for span in &sent {
         let action = attribute(&span.attributes, "rpc.method").unwrap();
         let (own, body) = (
