@@ -97,7 +97,11 @@ struct Ready {
 }
 
 /// A busy line. Dropped, however it went, it is free.
-struct Line(Arc<Shared>);
+struct Line {
+    shared: Arc<Shared>,
+    /// One that never was is dropped because the runtime ends, and so would be the one after it.
+    began: bool,
+}
 
 impl Writer {
     pub fn new(link: Arc<Link>) -> Self {
@@ -139,7 +143,7 @@ impl Shared {
         if queue.busy < LINES && !queue.waiting.is_empty() {
             queue.busy += 1;
             drop(queue);
-            tokio::spawn(Line(self).work());
+            tokio::spawn(Line { shared: self, began: false }.work());
         }
     }
 
@@ -214,17 +218,18 @@ impl Shared {
 }
 
 impl Line {
-    async fn work(self) {
+    async fn work(mut self) {
+        self.began = true;
         loop {
             let jobs: Vec<_> = {
-                let mut queue = self.0.queue();
+                let mut queue = self.shared.queue();
                 let count = queue.waiting.len().min(MAX_BATCH);
                 queue.waiting.drain(..count).collect()
             };
             if jobs.is_empty() {
                 return;
             }
-            self.0.commit(jobs).await;
+            self.shared.commit(jobs).await;
             // Those who were answered may have more to write: together rather than one after the other.
             yield_now().await;
         }
@@ -233,9 +238,11 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.0.queue().busy -= 1;
+        self.shared.queue().busy -= 1;
         // Whoever came since the last look saw a busy line.
-        self.0.clone().go();
+        if self.began {
+            self.shared.clone().go();
+        }
     }
 }
 
@@ -362,5 +369,39 @@ impl<'a> Params<'a> {
 
     fn params(&self) -> Vec<Param<'_>> {
         self.0.iter().map(|(column, each)| (&**column as _, each.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use tokio::runtime::Builder;
+
+    use super::{super::Settings, *};
+
+    /// Each line that ends begins another while something waits; where none can begin any more, that must end, too.
+    #[test]
+    fn the_end_of_the_runtime_ends_it() {
+        // It takes connections and never says anything.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("postgres://u@{}/d?sslmode=disable", silent.local_addr().unwrap());
+        let link = Arc::new(Link::new(&Settings::parse(&url).unwrap()).unwrap());
+        let writer = Writer::new(link);
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            for _ in 0..3 * LINES {
+                let draft = Draft::Now(Box::new(|_| None));
+                let write = Write { draft, key_hash: None, over: None, frees: None };
+                let writer = writer.clone();
+                tokio::spawn(async move { writer.write(write).await });
+            }
+            while writer.0.queue().waiting.is_empty() || writer.0.queue().busy < LINES {
+                yield_now().await;
+            }
+        });
+        drop(runtime);
+        let queue = writer.0.queue();
+        assert!(queue.busy == 0 && !queue.waiting.is_empty());
     }
 }
