@@ -93,6 +93,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/cli/health",
             "src/cli/client.rs",
             "src/cli/client/failure",
+            "src/telemetry/otlp",
             STATE_FORMAT,
         ],
     ),

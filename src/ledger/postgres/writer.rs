@@ -1,8 +1,8 @@
 //! Who writes: what waits is written by one statement, so one transaction and one commit for all of it. Each write is
 //! judged by itself: what stands against one does not keep the others.
 //!
-//! There is no timer. While a line is free, a write goes at once, and alone; while all are busy, writes wait, and
-//! whoever is free next takes them all. The transaction does not end when a caller leaves: it is done by a task. Who has
+//! There is no timer. While no line is busy, a write goes at once, and alone; else writes wait, and whoever is free next
+//! takes them all. The transaction does not end when a caller leaves: it is done by a task. Who has
 //! left before it began is not written.
 
 use std::{
@@ -27,9 +27,14 @@ use crate::{
     telemetry::metrics::{Commits, Metrics},
 };
 
-/// How many transactions are under way: some compute while others wait for the disk, which the server then writes once for
-/// all that have come so far.
+/// How many transactions are under way at most: one computes while the other waits for the disk.
 const LINES: usize = 2;
+
+/// How many writes wait before a second transaction is begun beside the first: fewer are cheaper in the next one.
+const CROWD: usize = 16;
+
+/// How often a line lets others run before it takes what waits, as long as more comes.
+const LOOKS: usize = 8;
 
 /// The most writes of one transaction: bounds how long the first one waits.
 const MAX_BATCH: usize = 128;
@@ -133,6 +138,10 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn waiting(&self) -> usize {
+        self.queue().waiting.len()
+    }
+
     fn unavailable(&self, why: &str) -> LedgerError {
         LedgerError::Unavailable(format!("PostgreSQL at {}: {why}", self.link.place()))
     }
@@ -140,7 +149,8 @@ impl Shared {
     /// Makes a line busy if there is one, and something for it to do.
     fn go(self: Arc<Self>) {
         let mut queue = self.queue();
-        if queue.busy < LINES && !queue.waiting.is_empty() {
+        let enough = if queue.busy == 0 { 1 } else { CROWD };
+        if queue.busy < LINES && queue.waiting.len() >= enough {
             queue.busy += 1;
             drop(queue);
             tokio::spawn(Line { shared: self, began: false }.work());
@@ -231,7 +241,13 @@ impl Line {
             }
             self.shared.commit(jobs).await;
             // Those who were answered may have more to write: together rather than one after the other.
-            yield_now().await;
+            for _ in 0..LOOKS {
+                let before = self.shared.waiting();
+                yield_now().await;
+                if self.shared.waiting() == before {
+                    break;
+                }
+            }
         }
     }
 }
@@ -390,7 +406,7 @@ mod tests {
         let writer = Writer::new(link);
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
-            for _ in 0..3 * LINES {
+            for _ in 0..3 * CROWD {
                 let draft = Draft::Now(Box::new(|_| None));
                 let write = Write { draft, key_hash: None, over: None, frees: None };
                 let writer = writer.clone();

@@ -214,7 +214,7 @@ impl World {
             let intent = Intent {
                 id: format!("op-{:08}", self.count),
                 fence: 0,
-                scope: "scope".into(),
+                scope: format!("scope {account}/r"),
                 caller: "local::anyone".into(),
                 key: None,
                 fingerprint: "f".into(),
