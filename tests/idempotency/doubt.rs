@@ -230,7 +230,7 @@ async fn a_ledger_that_does_not_answer_takes_no_answer_away() {
     let mut world = slow().await;
     world.ledger.hang_moves.store(1, Ordering::SeqCst);
     let mut request = keyed("k", https(DEFAULT_VPC_GROUP));
-    request.metadata_mut().insert("grpc-timeout", "900m".parse().unwrap());
+    request.metadata_mut().insert("grpc-timeout", "3000m".parse().unwrap());
     let answer = world.server.patient().revoke_egress(request).await.unwrap().into_inner();
     assert!(answer.warnings.iter().any(|warning| warning.kind() == WarningKind::LedgerLags));
     let record = world.until("SUCCEEDED").await;
@@ -243,10 +243,10 @@ async fn a_ledger_that_does_not_answer_takes_no_answer_away() {
 async fn an_effect_that_shows_after_it_was_given_up_is_still_the_operations_own() {
     for still_stale in [0, 1] {
         let mut world = quick().await;
-        world.server.fault(FaultKind::LoseAnswer, REVOKE).await;
-        let id = assert_in_doubt(world.revoke("k", https(NONDEFAULT_VPC_GROUP)).await);
         let kind = FaultKind::StaleRead.into();
         world.server.inject(Fault { kind, count: 1000, ..Default::default() }).await;
+        world.server.fault(FaultKind::LoseAnswer, REVOKE).await;
+        let id = assert_in_doubt(world.revoke("k", https(NONDEFAULT_VPC_GROUP)).await);
         let record = world.until("RELEASED").await;
         assert_eq!(record.settled_by, Some(SettledBy::ReadBack));
         world.server.clear_faults().await;
