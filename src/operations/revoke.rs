@@ -127,8 +127,7 @@ pub(super) async fn run(work: &Work<'_>, mut request: Revoke) -> Result<Outcome,
         return Ok(done);
     }
     let may_read = work.may_read_rules(&image.group);
-    let (ids, missing) = split(request.direction, &image, &selection);
-    let planned = work.again().then(|| plan(&request, &image, &ids, &missing));
+    let planned = again(work, &request, &image, &selection);
     let outcome = change(work, &request, image, selection).await;
     // Nothing was there to remove, after an attempt that may have removed it.
     let ours = match &outcome {
@@ -146,6 +145,23 @@ pub(super) async fn run(work: &Work<'_>, mut request: Revoke) -> Result<Outcome,
         return Ok(done);
     }
     if may_read { outcome } else { reticent(outcome) }
+}
+
+/// What a further attempt is about, if EC2's word that it is not there can mean that the one before removed it: all of it is
+/// in the pre-image, and was in that of the attempt before. What others have added since was removed by nobody.
+fn again(
+    work: &Work<'_>,
+    request: &Revoke,
+    image: &GroupImage,
+    selection: &Selection,
+) -> Option<Plan> {
+    let Plan::Revoke { rules: before, .. } = work.earlier()? else { return None };
+    let (ids, missing) = split(request.direction, image, selection);
+    let was_there = |id: &RuleId| {
+        before.iter().any(|rule| rule.security_group_rule_id.as_deref() == Some(id.as_str()))
+    };
+    let all = missing.count() == 0 && ids.iter().all(was_there);
+    all.then(|| plan(request, image, &ids, &missing))
 }
 
 /// May the caller revoke these rules of the group as it is now?

@@ -118,3 +118,13 @@ fn what_was_sent_again_is_waited_for() {
     let again = hurried(9, 0, Duration::from_millis(800));
     holds(terms(900, 0), &revoke(), vec![call(0, 0), again, call(11, 1)]);
 }
+
+/// A revoke that reads had given up ran again, EC2 refused it for one of its rules, and a stale read did not have the other
+/// one, which somebody had just added: it was answered as removed.
+#[test]
+fn what_others_added_since_is_not_taken_for_removed() {
+    let remove = |port| (secs(0), What::Outside(Outside::Remove { group: 1, port }));
+    let add = (secs(30), What::Outside(Outside::Add { group: 1, port: 443 }));
+    let terms = Terms { lag: secs(1), settle_every: secs(2), ..terms(700, 0) };
+    holds(terms, &revoke(), vec![remove(22), remove(443), call(1, 0), add, call(30, 0)]);
+}
