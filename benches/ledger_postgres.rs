@@ -35,8 +35,8 @@ use tokio::time::{Instant, timeout_at};
 #[path = "../tests/postgres/server.rs"]
 mod server;
 
-const SECONDS: u64 = 3;
-const ROUNDS: usize = 3;
+const SECONDS: u64 = 4;
+const ROUNDS: usize = 5;
 
 const TWO_COMMITS: &str = "\\set id random(1, 9000000000000000)
 INSERT INTO plain VALUES (:id, repeat('x', 1500));

@@ -66,6 +66,17 @@ async fn settle(world: &World, id: &str, to: SettleAs) -> v1::Operation {
     }
 }
 
+/// Our role may not read any more.
+fn unreadable() -> Fault {
+    Fault {
+        kind: FaultKind::Refuse.into(),
+        action: "DescribeSecurityGroups".into(),
+        error_code: "UnauthorizedOperation".into(),
+        count: 1_000_000,
+        ..Fault::default()
+    }
+}
+
 fn reason(status: &Status) -> String {
     support::details(status).error_info().unwrap().reason.clone()
 }
@@ -74,15 +85,7 @@ fn reason(status: &Status) -> String {
 async fn an_operators_word_frees_the_group_and_is_the_answer() {
     let mut world = world().await;
     let id = in_doubt(&mut world, "k", DEFAULT_VPC_GROUP, FaultKind::LoseAnswer).await;
-    // Our role may not read any more.
-    let refused = Fault {
-        kind: FaultKind::Refuse.into(),
-        action: "DescribeSecurityGroups".into(),
-        error_code: "UnauthorizedOperation".into(),
-        count: 1_000_000,
-        ..Fault::default()
-    };
-    inject(&mut world, refused).await;
+    inject(&mut world, unreadable()).await;
     let other = || by_permissions(DEFAULT_VPC_GROUP, vec![cidr("-1", None, None, "0.0.0.0/0")]);
     let mut request = world.signed("bob", other());
     request.set_timeout(Duration::from_secs(2));
@@ -315,14 +318,7 @@ async fn what_is_refused_without_a_record_has_a_line_whatever_refused_it() {
     let mut world = world().await;
     let group = DEFAULT_VPC_GROUP;
     let id = in_doubt(&mut world, "k", group, FaultKind::ServerError).await;
-    let refused = Fault {
-        kind: FaultKind::Refuse.into(),
-        action: "DescribeSecurityGroups".into(),
-        error_code: "UnauthorizedOperation".into(),
-        count: 1_000_000,
-        ..Fault::default()
-    };
-    inject(&mut world, refused).await;
+    inject(&mut world, unreadable()).await;
     let mut blocked = world.signed("bob", https(group));
     blocked.set_timeout(Duration::from_secs(2));
     world.server.patient().revoke_egress(blocked).await.unwrap_err();

@@ -71,34 +71,39 @@ async fn a_writer_that_dies_is_followed_by_another() {
 
 #[tokio::test]
 async fn what_fails_is_undone_whole_and_alone() {
-    let file = File::new("undone");
-    let clock = Arc::new(ManualClock::new(start_of_tests()));
-    let ledger = Sqlite::open_replayable(&file.0, "b", terms(), clock).unwrap();
-    let writes = |name: &'static str, fails: bool| {
-        move |tables: &mut Tables<'_>| {
-            tables.conn.execute("INSERT INTO meta (name, value) VALUES (?1, '')", [name])?;
-            let refused = || LedgerError::Forbidden("as if it were not allowed".to_owned());
-            if fails { Err(refused().into()) } else { Ok(()) }
+    // Wherever it stands: the first one has no savepoint.
+    for failing in 0..3 {
+        let file = File::new(&format!("undone-{failing}"));
+        let clock = Arc::new(ManualClock::new(start_of_tests()));
+        let ledger = Sqlite::open_replayable(&file.0, "b", terms(), clock).unwrap();
+        let writes = |n: usize| {
+            move |tables: &mut Tables<'_>| {
+                let sql = "INSERT INTO meta (name, value) VALUES (?1, '')";
+                tables.conn.execute(sql, [format!("job {n}")])?;
+                let refused = || LedgerError::Forbidden("as if it were not allowed".to_owned());
+                if n == failing { Err(refused().into()) } else { Ok(()) }
+            }
+        };
+        // Three that wait, so one transaction.
+        let (calls, answers): (Vec<Box<dyn Job>>, Vec<_>) =
+            [0, 1, 2].map(|n| Call::boxed(writes(n))).into_iter().unzip();
+        let mut calls = calls.into_iter();
+        let Driver::Caller(writer) = &ledger.driver else { panic!() };
+        writer.lock().unwrap().commit(calls.next().unwrap(), || calls.next());
+        let mut failed = Vec::new();
+        for answer in answers {
+            failed.push(answer.await.unwrap().is_err());
         }
-    };
-    // Three that wait, so one transaction.
-    let (calls, answers): (Vec<Box<dyn Job>>, Vec<_>) =
-        [("one", false), ("two", true), ("three", false)]
-            .map(|(name, fails)| Call::boxed(writes(name, fails)))
-            .into_iter()
-            .unzip();
-    let mut calls = calls.into_iter();
-    let Driver::Caller(writer) = &ledger.driver else { panic!() };
-    writer.lock().unwrap().commit(calls.next().unwrap(), || calls.next());
-    let mut failed = Vec::new();
-    for answer in answers {
-        failed.push(answer.await.unwrap().is_err());
+        let expected: Vec<bool> = (0..3).map(|n| n == failing).collect();
+        assert_eq!((failed, ledger.written()), (expected, (3, 1)));
+        let names = "SELECT group_concat(name, ', ') FROM (SELECT name FROM meta WHERE name LIKE 'job %' ORDER BY name)";
+        let left = ledger
+            .write(move |t| Ok(t.conn.query_row(names, [], |row| row.get::<_, String>(0))?))
+            .await;
+        let kept: Vec<String> =
+            (0..3).filter(|n| *n != failing).map(|n| format!("job {n}")).collect();
+        assert_eq!(left.unwrap(), kept.join(", "));
     }
-    assert_eq!((failed, ledger.written()), (vec![false, true, false], (3, 1)));
-    let count = "SELECT count(*) FROM meta WHERE name IN ('one', 'two', 'three')";
-    let left =
-        ledger.write(move |t| Ok(t.conn.query_row(count, [], |row| row.get::<_, i64>(0))?)).await;
-    assert_eq!(left.unwrap(), 2);
 }
 
 /// A record in a state of its own, `odd` or as all others.
