@@ -334,7 +334,7 @@ impl Ledger for Sqlite {
             loop {
                 let reader = if search.is_short() { readers } else { searchers };
                 let further = move |conn: &_| search.go_on(conn);
-                match reader.read(further).await? {
+                match reader.read(further).await?.0 {
                     Ok(found) => return Ok(found),
                     Err(unfinished) => search = unfinished,
                 }

@@ -17,15 +17,14 @@ use crate::ledger::{Filter, Intent, LedgerError, Record, record::to_millis};
 /// What a parameter is.
 pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// Writes a record: `writer.rs` has the parameters. The time, and whether it was written.
+/// Writes a record: `writer.rs` has the parameters. The time, below zero if it was not written.
 pub(super) const WRITE: &str =
-    "SELECT now, portcullis.put(now, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-        $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
-    FROM portcullis.durable() AS now";
+    "SELECT portcullis.write($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+        $16, $17, $18, $19, $20, $21, $22)";
 
 /// Writes several, in order: the parameters are arrays. A row for each, as of [`WRITE`].
-pub(super) const WRITE_ALL: &str = "SELECT now, portcullis.put(now, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s,
-        t, u, v)
+pub(super) const WRITE_ALL: &str = "SELECT CASE WHEN portcullis.put(now, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q,
+        r, s, t, u, v) THEN now ELSE -now END
     FROM portcullis.durable() AS now, unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
         $18, $19, $20, $21, $22) WITH ORDINALITY AS w (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, nth)
     ORDER BY nth";

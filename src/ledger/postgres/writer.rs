@@ -215,15 +215,15 @@ impl Shared {
         let statement = if batch.len() == 1 { sql::WRITE } else { sql::WRITE_ALL };
         let rows = lease.rows(statement, &params.params()).await;
         self.commits.committed(began.elapsed(), batch.len());
-        let rows = rows?;
-        if let Some(now) = rows.first().and_then(|row| row.try_get(0).ok()) {
-            self.link.heard(now, began);
-        }
-        let written: Result<Vec<bool>, _> = rows.iter().map(|row| row.try_get(1)).collect();
-        written.ok().filter(|written| written.len() == batch.len()).ok_or_else(|| {
+        let times: Result<Vec<i64>, _> = rows?.iter().map(|row| row.try_get(0)).collect();
+        let Some(times) = times.ok().filter(|times| times.len() == batch.len()) else {
             let place = self.link.place();
-            Trouble::Other(format!("PostgreSQL at {place}: no answer to a write"))
-        })
+            return Err(Trouble::Other(format!("PostgreSQL at {place}: no answer to a write")));
+        };
+        if let Some(now) = times.first() {
+            self.link.heard(now.saturating_abs(), began);
+        }
+        Ok(times.into_iter().map(|now| now > 0).collect())
     }
 }
 

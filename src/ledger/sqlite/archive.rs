@@ -134,8 +134,9 @@ fn verify_records(conn: &Connection, is_cut: bool, found: &mut Findings) -> Resu
     let mut records = 0;
     let sql = "SELECT o.id, o.record, e.operation, e.version, e.digest,
             o.scope, o.caller, o.key, o.grp, o.account, o.region, o.state, o.version, o.created, o.held_until,
-            o.settled, o.freed, o.fence
-        FROM operations AS o LEFT JOIN events AS e ON e.seq = o.event ORDER BY o.id";
+            o.settled, o.freed, o.fence, o.key_hash, f.operation
+        FROM operations AS o LEFT JOIN events AS e ON e.seq = o.event LEFT JOIN events AS f ON f.seq = o.first
+        ORDER BY o.id";
     let mut statement = conn.prepare(sql)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -188,6 +189,9 @@ fn verify_record(
         && row.get::<_, Option<i64>>(15)?.map(i64::cast_unsigned)
             == record.settled_at.map(to_millis)
         && number(17)? == record.fence
+        && row.get::<_, Option<[u8; 16]>>(18)? == tables::key_hash_of(&record)
+        // Its first event may be forgotten by now.
+        && row.get::<_, Option<String>>(19)?.is_none_or(|first| first == id)
         && (!freed || (key.is_some() && record.settled_at.is_some()));
     if !fits {
         found.add(format!("what is searched of {id} is not what its record says"));

@@ -20,8 +20,8 @@ use super::{
     schema,
 };
 
-/// The WAL is copied when it has so many pages of 4 KiB.
-pub(super) const PAGES: i32 = 2000;
+/// The WAL is copied when it has so many pages of 4 KiB: those that were written again meanwhile are copied once.
+pub(super) const PAGES: i32 = 6000;
 
 /// And by the writer, when it has so many.
 const FAR_TOO_MANY: i32 = 4 * PAGES;

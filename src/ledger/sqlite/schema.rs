@@ -12,19 +12,24 @@ use super::{
 /// Says whose file it is: "PCLG".
 const APPLICATION_ID: i64 = 0x5043_4c47;
 
-/// Applied in order; the schema's version is how many of them were. `freed` is 0 while the record has its key, which goes
-/// to the next one when its retention is over, and else the row's own number. `event` is the record's last event.
+/// Applied in order; the schema's version is how many of them were. `first` and `event` are the record's first and last
+/// events: rows are in the order in which they were created. `freed` is 0 while the record has its key, which goes to the
+/// next one when its retention is over, and else the row's own number.
 ///
-/// Each index costs every operation a page or two in the WAL. So most records, which SUCCEEDED, are in none of a state,
-/// and what is old enough to forget is found by when it was created.
+/// Each index costs every operation a page or two in the WAL, and more the further apart the entries of one commit are.
+/// So there are few. Keys are in theirs by a hash. What is created when is found by the order of rows. Most records, which
+/// SUCCEEDED, are in no index of a state. All else that lists ask for is in one index by era, of 1024 events: only the newest
+/// era's few pages are written.
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
     CREATE TABLE operations (
+        first INTEGER PRIMARY KEY,
         id TEXT NOT NULL,
         scope TEXT NOT NULL,
         caller TEXT NOT NULL,
         key TEXT,
+        key_hash BLOB,
         freed INTEGER NOT NULL,
         grp TEXT NOT NULL,
         account TEXT NOT NULL,
@@ -39,13 +44,10 @@ const MIGRATIONS: &[&str] = &["
         record TEXT NOT NULL
     );
     CREATE UNIQUE INDEX operations_by_id ON operations (id);
-    CREATE UNIQUE INDEX one_per_key ON operations (key, caller, scope, freed) WHERE key IS NOT NULL;
+    CREATE UNIQUE INDEX one_per_key ON operations (key_hash, freed) WHERE key_hash IS NOT NULL;
     CREATE UNIQUE INDEX one_unsettled_per_group ON operations (grp) WHERE state IN ('IN_PROGRESS', 'IN_DOUBT');
-    CREATE INDEX operations_by_caller ON operations (caller, id);
-    CREATE INDEX operations_by_group ON operations (grp, id);
-    CREATE INDEX operations_by_account ON operations (account, region, id);
+    CREATE INDEX operations_by_era ON operations (first >> 10, caller, grp, account, region, id);
     CREATE INDEX operations_by_state ON operations (state, id) WHERE state IN ('REFUSED', 'RELEASED', 'UNRESOLVED');
-    CREATE INDEX operations_by_created ON operations (created);
 
     CREATE TABLE events (
         seq INTEGER PRIMARY KEY,
@@ -61,10 +63,10 @@ const MIGRATIONS: &[&str] = &["
 "];
 
 /// The WAL is cut to so many bytes when it was longer.
-const WAL_BYTES: u32 = 16 << 20;
+const WAL_BYTES: u32 = 32 << 20;
 
 /// KiB of pages that the writer and each reader keep. The indexes' last pages are what matters.
-const WRITER_CACHE: i32 = 32 << 10;
+const WRITER_CACHE: i32 = 64 << 10;
 const READER_CACHE: i32 = 8 << 10;
 
 /// How long a connection waits for somebody with a shell on the file.

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, named_params, params};
+use sha2::{Digest as _, Sha256};
 
 use super::fault::Fault;
 use crate::ledger::{
@@ -81,8 +82,69 @@ pub(super) fn holder(
     key: &Key,
 ) -> Result<Option<Record>, Fault> {
     let sql = "SELECT id, record FROM operations
-        WHERE key = ?1 AND caller = ?2 AND scope = ?3 AND freed = 0";
-    find(conn, sql, params![key.as_str(), caller, scope])
+        WHERE key_hash = ?1 AND freed = 0 AND key = ?2 AND caller = ?3 AND scope = ?4";
+    let (hash, key) = (key_hash(scope, caller, key.as_str()), key.as_str());
+    find(conn, sql, params![hash, key, caller, scope])
+}
+
+/// What a key is found by: its own part is first, by which lists find it in every scope.
+pub(super) fn key_hash(scope: &str, caller: &str, key: &str) -> [u8; 16] {
+    let mut hash = [0; 16];
+    let parts = [hash_of(&[caller, key]), hash_of(&[caller, key, scope])];
+    let bytes = parts.iter().flat_map(|part| part.iter().take(8));
+    hash.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
+    hash
+}
+
+/// The same of a record, if it has a key.
+pub(super) fn key_hash_of(record: &Record) -> Option<[u8; 16]> {
+    record.key.as_ref().map(|key| key_hash(&record.scope, &record.caller, key.as_str()))
+}
+
+/// Between which hashes those of a key are, whatever the scope.
+pub(super) fn key_hashes(caller: &str, key: &str) -> [[u8; 16]; 2] {
+    [0, u8::MAX].map(|rest| {
+        let mut hash = key_hash("", caller, key);
+        hash.iter_mut().skip(8).for_each(|byte| *byte = rest);
+        hash
+    })
+}
+
+/// Of texts of any length, no two alike.
+fn hash_of(texts: &[&str]) -> Hash {
+    let mut hash = Sha256::new();
+    for text in texts {
+        hash.update(text.len().to_be_bytes());
+        hash.update(text);
+    }
+    hash.finalize().into()
+}
+
+/// The first and the last row.
+pub(super) fn ends(conn: &Connection) -> Result<Option<(i64, i64)>, Fault> {
+    let sql = "SELECT (SELECT min(first) FROM operations), (SELECT max(first) FROM operations)";
+    let (first, last): (Option<i64>, Option<i64>) =
+        conn.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(first.zip(last))
+}
+
+/// The first row that was created at a time or later, or would be. Rows are in that order, as far as clocks are.
+pub(super) fn first_since(conn: &Connection, at: i64) -> Result<i64, Fault> {
+    let Some((mut from, last)) = ends(conn)? else { return Ok(0) };
+    let mut to = last.saturating_add(1);
+    let sql = "SELECT first, created FROM operations WHERE first >= ?1 ORDER BY first LIMIT 1";
+    let mut next = conn.prepare_cached(sql)?;
+    while from < to {
+        let middle = from + (to - from) / 2;
+        let (row, created): (i64, i64) =
+            next.query_row(params![middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if created < at {
+            from = row + 1;
+        } else {
+            to = middle;
+        }
+    }
+    Ok(from)
 }
 
 pub(super) fn look(
@@ -163,10 +225,10 @@ impl Tables<'_> {
     /// Writes a record, new or not, that has its key if it has one.
     pub(super) fn intend(&mut self, record: &Record, is_new: bool) -> Result<(), Fault> {
         if is_new {
-            let sql = "INSERT INTO operations (id, scope, caller, key, freed, grp, account, region, state, fence,
-                    version, created, held_until, settled, event, record)
-                VALUES (:id, :scope, :caller, :key, 0, :group, :account, :region, :state, :fence,
-                    :version, :created, :held_until, :settled, :event, :record)";
+            let sql = "INSERT INTO operations (first, id, scope, caller, key, key_hash, freed, grp, account, region,
+                    state, fence, version, created, held_until, settled, event, record)
+                VALUES (:event, :id, :scope, :caller, :key, :key_hash, 0, :group, :account, :region,
+                    :state, :fence, :version, :created, :held_until, :settled, :event, :record)";
             return self.write(record, sql);
         }
         // First, while it is settled: its old group may be another's by now.
@@ -195,6 +257,7 @@ impl Tables<'_> {
             ":scope": record.scope,
             ":caller": record.caller,
             ":key": record.key.as_ref().map(Key::as_str),
+            ":key_hash": key_hash_of(record),
             ":group": record.group,
             ":account": record.account,
             ":region": record.region,
@@ -219,7 +282,7 @@ impl Tables<'_> {
 
     /// Takes a key, whose retention is over, from its record.
     pub(super) fn free_key(&self, id: &str) -> Result<(), Fault> {
-        let sql = "UPDATE operations SET freed = rowid WHERE id = ?1";
+        let sql = "UPDATE operations SET freed = first WHERE id = ?1";
         self.conn.prepare_cached(sql)?.execute(params![id])?;
         Ok(())
     }
@@ -247,11 +310,12 @@ impl Tables<'_> {
     /// Forgets old records, then what their events are no longer needed for, and gives pages back.
     pub(super) fn sweep(&mut self, terms: Terms, limit: usize) -> Result<usize, Fault> {
         let old = self.now.checked_sub(terms.record_retention).unwrap_or(SystemTime::UNIX_EPOCH);
-        // What is settled so long is created longer: that index is there for lists already.
-        let sql = "SELECT id, version, record FROM operations WHERE created <= ?1 AND settled <= ?1
-            ORDER BY created LIMIT ?2";
+        // What is settled so long is created longer.
+        let sql = "SELECT id, version, record FROM operations WHERE first < ?1 AND created <= ?2 AND settled <= ?2
+            ORDER BY first LIMIT ?3";
+        let end = first_since(self.conn, time(old).saturating_add(1))?;
         let mut statement = self.conn.prepare_cached(sql)?;
-        let rows = statement.query_map(params![time(old), count(limit)], |row| {
+        let rows = statement.query_map(params![end, time(old), count(limit)], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
         })?;
         let swept: Vec<_> = rows.collect::<Result<_, _>>()?;
@@ -349,4 +413,21 @@ pub(super) fn read_event(row: &Row<'_>) -> Result<(i64, Event, Hash), rusqlite::
         digest: row.get(5)?,
     };
     Ok((row.get(0)?, event, row.get(6)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_in_its_scope_and_in_all() {
+        let hash = key_hash("s", "ann", "k");
+        let others = [("s2", "ann", "k"), ("s", "ann", "k2"), ("s", "bob", "k"), ("s", "annk", "")];
+        for (scope, caller, key) in others {
+            assert_ne!(key_hash(scope, caller, key), hash);
+            let [from, to] = key_hashes("ann", "k");
+            let is_of_key = (caller, key) == ("ann", "k");
+            assert_eq!((from..=to).contains(&key_hash(scope, caller, key)), is_of_key);
+        }
+    }
 }

@@ -80,6 +80,12 @@ async fn what_other_hands_did_is_found() {
         ("UPDATE operations SET caller = 'eve' WHERE id LIKE '%02'", "searched of"),
         ("UPDATE operations SET freed = rowid WHERE id LIKE '%01'", "searched of"),
         ("UPDATE operations SET fence = 9 WHERE id LIKE '%01'", "searched of"),
+        ("UPDATE operations SET key_hash = NULL WHERE id LIKE '%01'", "searched of"),
+        (
+            "UPDATE operations SET first = (SELECT max(seq) FROM events WHERE operation NOT LIKE '%01'
+                AND seq NOT IN (SELECT first FROM operations)) WHERE id LIKE '%01'",
+            "searched of",
+        ),
         ("UPDATE operations SET held_until = 0 WHERE id LIKE '%01'", "searched of"),
         ("DELETE FROM operations WHERE id LIKE '%02'", "02 is missing"),
         ("DELETE FROM events WHERE seq = 3", "events 3 to 3 are missing"),
@@ -101,7 +107,7 @@ async fn what_other_hands_did_is_found() {
             "02 is not what was written",
         ),
         (
-            "INSERT INTO operations SELECT 'op-x', scope, caller, NULL, 0, 'g', account, region, state, fence,
+            "INSERT INTO operations SELECT 99999, 'op-x', scope, caller, NULL, NULL, 0, 'g', account, region, state, fence,
              version, created, held_until, settled, 99999, record FROM operations WHERE id LIKE '%02'",
             "op-x is not what was written",
         ),
@@ -222,7 +228,8 @@ async fn what_was_written_wrong_is_found_although_the_chain_fits() {
         (swept("02"), "02: it is there although it was swept: SUCCEEDED"),
         (
             "DROP INDEX one_per_key;
-             UPDATE operations SET key = 'k2', record = json_set(record, '$.key', 'k2') WHERE id LIKE '%08'"
+             UPDATE operations SET key = 'k2', record = json_set(record, '$.key', 'k2'),
+                key_hash = (SELECT key_hash FROM operations WHERE key = 'k2') WHERE id LIKE '%08'"
                 .to_owned(),
             "08: both have the same key of the same caller",
         ),
