@@ -59,35 +59,39 @@ async fn main() {
     }
     println!("{ROUNDS} rounds of {SECONDS} s each, alternating; medians per second");
     for clients in [1, 16, 64] {
-        let mut settings = Settings::parse(&database.url()).unwrap();
-        settings.connections = clients.min(32);
-        let terms = Terms {
-            key_retention: Duration::from_secs(86_400),
-            record_retention: Duration::from_secs(90 * 86_400),
-        };
-        let ledger: Arc<dyn Ledger> = Arc::new(
-            Postgres::open(&settings, "bench", terms, Arc::new(SystemRandom)).await.unwrap(),
-        );
-        let mut rounds = [Vec::new(), Vec::new(), Vec::new()];
+        let plain = open(&database.url(), clients).await;
+        let prepared = format!("{}&prepared_statements=true", database.url());
+        let prepared = open(&prepared, clients).await;
+        let mut rounds = [const { Vec::new() }; 4];
         for _ in 0..ROUNDS {
-            rounds[0].push(operations(&ledger, clients).await);
-            rounds[1].push(pgbench(&database, "two", clients));
-            rounds[2].push(pgbench(&database, "one", clients));
+            rounds[0].push(operations(&plain, clients).await);
+            rounds[1].push(operations(&prepared, clients).await);
+            rounds[2].push(pgbench(&database, "two", clients));
+            rounds[3].push(pgbench(&database, "one", clients));
         }
-        let [ours, two, one] = rounds.map(|mut round| {
+        let [plain, prepared, two, one] = rounds.map(|mut round| {
             round.sort_by(f64::total_cmp);
             round[ROUNDS / 2]
         });
-        println!(
-            "{clients:>3} callers: {ours:>6.0} operations; pgbench {two:>6.0} with two commits, ratio {:.2}; \
-             {one:>6.0} with one, ratio {:.2}",
-            ours / two,
-            ours / one
-        );
+        println!("{clients:>3} callers: pgbench {two:.0} with two commits, {one:.0} with one");
+        for (how, ours) in [("", plain), (", prepared_statements=true", prepared)] {
+            let (two, one) = (ours / two, ours / one);
+            println!("    {ours:.0} operations{how}: ratios {two:.2} and {one:.2}");
+        }
     }
     let bytes = "SELECT pg_size_pretty(pg_total_relation_size('portcullis.records')), \
         pg_size_pretty(pg_total_relation_size('portcullis.events')), count(*), avg(length(record))::int FROM portcullis.records";
     println!("records, events, how many, characters of each: {}", database.psql(bytes));
+}
+
+async fn open(url: &str, callers: usize) -> Arc<dyn Ledger> {
+    let mut settings = Settings::parse(url).unwrap();
+    settings.connections = callers.min(32);
+    let terms = Terms {
+        key_retention: Duration::from_secs(86_400),
+        record_retention: Duration::from_secs(90 * 86_400),
+    };
+    Arc::new(Postgres::open(&settings, "bench", terms, Arc::new(SystemRandom)).await.unwrap())
 }
 
 /// As many operations as so many callers get done.

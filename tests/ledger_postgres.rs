@@ -1,4 +1,4 @@
-//! The ledger on a real PostgreSQL: the conformance suite, directly and through PgBouncer, and what is its own.
+//! The ledger on a real PostgreSQL: the conformance suite, directly, with prepared statements, and through PgBouncer, and what is its own.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,6 +41,21 @@ mod direct {
     async fn open() -> Box<dyn Bench> {
         let database = shared().database();
         let url = database.url();
+        Box::new(Replica::open(database, url).await)
+    }
+
+    conformance!(open, durable);
+}
+
+mod prepared {
+    use super::{
+        suite::Bench,
+        world::{Replica, shared},
+    };
+
+    async fn open() -> Box<dyn Bench> {
+        let database = shared().database();
+        let url = format!("{}&prepared_statements=true", database.url());
         Box::new(Replica::open(database, url).await)
     }
 

@@ -46,6 +46,7 @@ pub(super) struct Link {
     pool: Pool,
     tls: Tls,
     place: String,
+    prepared: bool,
     bound: Duration,
     /// The database's time when it last said it.
     clock: Mutex<Option<(i64, Instant)>>,
@@ -75,7 +76,8 @@ impl Link {
             .build()
             .map_err(|error| OpenError::Url(error.to_string()))?;
         let place = settings.place().to_owned();
-        Ok(Self { pool, tls, place, bound, clock: Mutex::default() })
+        let prepared = settings.prepared;
+        Ok(Self { pool, tls, place, prepared, bound, clock: Mutex::default() })
     }
 
     /// How long one call may take.
@@ -156,6 +158,10 @@ impl Link {
                 | &SqlState::T_R_DEADLOCK_DETECTED,
             ) => Trouble::Conflict,
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Trouble::Rights(words),
+            Some(&SqlState::INVALID_SQL_STATEMENT_NAME | &SqlState::DUPLICATE_PSTATEMENT) => {
+                let hint = "prepared_statements=true is not for poolers that give each transaction another connection";
+                Trouble::Other(format!("{words}: {hint}"))
+            }
             Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN) => {
                 Trouble::Missing(words)
             }
@@ -203,6 +209,27 @@ impl Lease<'_> {
             return Err(self.link.other("the connection is gone"));
         };
         let answer = timeout_at(self.until, client.query_typed(sql, params)).await;
+        self.judge(answer)
+    }
+
+    /// The same for a statement that comes again and again: the server keeps what it made of it, if it may.
+    pub async fn rows_again(
+        &mut self,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Trouble> {
+        if !self.link.prepared {
+            return self.rows(sql, params).await;
+        }
+        let Some(client) = &self.client else {
+            return Err(self.link.other("the connection is gone"));
+        };
+        let (values, types): (Vec<_>, Vec<_>) = params.iter().cloned().unzip();
+        let answer = timeout_at(self.until, async {
+            let statement = client.prepare_typed_cached(sql, &types).await?;
+            client.query(&statement, &values).await
+        });
+        let answer = answer.await;
         self.judge(answer)
     }
 

@@ -13,6 +13,8 @@ pub struct Settings {
     pub(super) config: Config,
     pub(super) trust: Trust,
     pub(super) root_cert: Option<PathBuf>,
+    /// Whether writes are prepared once for each connection.
+    pub(super) prepared: bool,
     /// Hosts, ports and database, for messages.
     place: String,
     /// The most connections.
@@ -59,7 +61,7 @@ impl Settings {
         }
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let mut rest = form_urlencoded::Serializer::new(String::new());
-        let (mut mode, mut root_cert) = (None, None);
+        let (mut mode, mut root_cert, mut prepared) = (None, None, false);
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             if let Some((_, why)) = NOT_SUPPORTED.iter().find(|(refused, _)| *refused == name) {
                 return Err(bad(format!("{name}: {why}")));
@@ -73,6 +75,10 @@ impl Settings {
                     )));
                 }
                 "sslrootcert" => root_cert = Some(PathBuf::from(value.as_ref())),
+                "prepared_statements" => {
+                    let other = || bad("prepared_statements is true or false".to_owned());
+                    prepared = value.parse().map_err(|_| other())?;
+                }
                 _ => drop(rest.append_pair(&name, &value)),
             }
         }
@@ -130,6 +136,7 @@ impl Settings {
             config,
             trust,
             root_cert,
+            prepared,
             place,
             connections: 16,
             bound,
@@ -229,6 +236,7 @@ mod tests {
             ("postgres://u:hunter2@h/d?sslcert=/c", "sslcert: client certificates"),
             ("postgres://u:hunter2@h/d?service=x", "service files"),
             ("postgres://u:hunter2@h/d?colour=red", "colour"),
+            ("postgres://u:hunter2@h/d?prepared_statements=1", "true or false"),
             ("postgres://u:hunter2@h:port/d", "port"),
             ("postgres://h/d", "no user"),
             ("postgres:///d?user=u", "no host"),

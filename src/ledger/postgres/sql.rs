@@ -2,7 +2,8 @@
 //!
 //! Moves are written by one statement, so one round trip and no transaction that a paused replica could keep open: a
 //! record is read, moved by the pure functions, and written if its version is still the one that was read. Statements have no
-//! name and sessions no state: PgBouncer may give each to another connection.
+//! name, unless `prepared_statements` lets those that write have one, and sessions no state: PgBouncer may give each to another
+//! connection.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -213,7 +213,7 @@ impl Shared {
         let began = Instant::now();
         let params = Params::of(batch);
         let statement = if batch.len() == 1 { sql::WRITE } else { sql::WRITE_ALL };
-        let rows = lease.rows(statement, &params.params()).await;
+        let rows = lease.rows_again(statement, &params.params()).await;
         self.commits.committed(began.elapsed(), batch.len());
         let times: Result<Vec<i64>, _> = rows?.iter().map(|row| row.try_get(0)).collect();
         let Some(times) = times.ok().filter(|times| times.len() == batch.len()) else {
