@@ -250,6 +250,19 @@ async fn many_records(folder: &Path, records: usize, rounds: usize) {
         "closed in {closed:.1?}, opened in {opened:.1?}; {found} unsettled found and written to after {:.1?}",
         started.elapsed()
     );
+    let caller = Some("jwt:https://issuer.example:team-7".to_owned());
+    let lists = [
+        ("a caller's newest", Filter { caller, limit: 100, ..Filter::default() }),
+        (
+            "those of an account that has none",
+            Filter { account: Some("none".into()), limit: 100, ..Filter::default() },
+        ),
+    ];
+    for (what, filter) in lists {
+        let started = Instant::now();
+        let found = full.list(&filter).await.unwrap().len();
+        println!("{what}: {found} listed in {:.1?}", started.elapsed());
+    }
     let mut ratios = Vec::new();
     for callers in [1, 64] {
         let calls = if callers == 1 { 500 } else { 12_800 };

@@ -165,6 +165,11 @@ impl Search {
             self.after = id(sql, edge)?.unwrap_or_default();
             first = first.max(edge);
         }
+        if let Some(created) =
+            self.filter.before.as_ref().map(|id| created(conn, id)).transpose()?.flatten()
+        {
+            last = last.min(first_since(conn, created.saturating_add(longest()))?);
+        }
         Ok((before, (last >> ERA, first >> ERA)))
     }
 
@@ -277,12 +282,8 @@ impl Search {
         if self.found.len() < self.filter.limit {
             return Ok(i64::MIN);
         }
-        let mut statement = conn.prepare_cached("SELECT created FROM operations WHERE id = ?1")?;
-        let created: Option<i64> =
-            statement.query_row(params![self.after], |row| row.get(0)).optional()?;
-        let longest = i64::try_from(LONGEST.as_millis()).unwrap_or(i64::MAX);
-        let first = first_since(conn, created.unwrap_or_default().saturating_sub(longest))?;
-        Ok(first >> ERA)
+        let last = created(conn, &self.after)?.unwrap_or_default();
+        Ok(first_since(conn, last.saturating_sub(longest()))? >> ERA)
     }
 
     fn add(&mut self, found: Vec<(String, String)>) {
@@ -302,6 +303,16 @@ type Found = Result<Vec<Record>, Search>;
 
 /// Which indexes begin with it, its text, and its value.
 type Condition<'a> = (&'a [Index], &'a str, &'a str, Option<&'a dyn ToSql>);
+
+/// When a record was created, if it is there yet.
+fn created(conn: &Connection, id: &str) -> Result<Option<i64>, Fault> {
+    let mut statement = conn.prepare_cached("SELECT created FROM operations WHERE id = ?1")?;
+    Ok(statement.query_row(params![id], |row| row.get(0)).optional()?)
+}
+
+fn longest() -> i64 {
+    i64::try_from(LONGEST.as_millis()).unwrap_or(i64::MAX)
+}
 
 /// How many instructions a statement took.
 fn taken(statement: &Statement<'_>) -> i32 {

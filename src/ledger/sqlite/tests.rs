@@ -156,6 +156,7 @@ async fn no_filter_reads_records_that_it_does_not_want() {
         (Filter { id: some("op-00000007"), ..base() }, 1),
         (Filter { caller: some("odd caller"), ..base() }, 4),
         (Filter { caller: some("caller"), ..base() }, 10),
+        (Filter { caller: some("caller"), before: some("op-00000100"), ..base() }, 10),
         (Filter { caller: some("caller"), key: some("k7"), ..base() }, 1),
         (Filter { group: some("odd group"), ..base() }, 4),
         (Filter { account: some("odd account"), ..base() }, 4),
