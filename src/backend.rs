@@ -9,7 +9,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
@@ -131,6 +131,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 pub struct CallContext {
     /// No attempt may outlast this.
     pub deadline: Instant,
+    /// Nor this, by the wall clock, which goes on while the machine is suspended. None: as seen when the call begins.
+    pub deadline_wall: Option<SystemTime>,
     /// The operation that makes the call; visible in EC2's audit trail and the sandbox's effect log.
     pub operation_id: String,
     /// Who has its turn with this call. None: nobody in particular.
@@ -185,6 +187,7 @@ impl CallContext {
     pub fn new(deadline: Instant, operation_id: impl Into<String>) -> Self {
         Self {
             deadline,
+            deadline_wall: None,
             operation_id: operation_id.into(),
             caller: None,
             lane: Lane::Common,

@@ -343,6 +343,8 @@ impl Work<'_> {
         if self.meta.deadline <= Instant::now() {
             return Err(late());
         }
+        // From before the intent is written, as the lease.
+        let began = self.clock.now();
         journal.begin(plan).await?;
         let until = journal.send_until().ok_or_else(late)?;
         if self.meta.deadline <= Instant::now()
@@ -351,7 +353,8 @@ impl Work<'_> {
             return Err(late());
         }
         // It was sent, so it is finished: the caller's deadline bounds the caller's wait, not the change.
-        Ok(CallContext { deadline: until, ..self.context.clone() })
+        let until_wall = began.checked_add(journal.lease());
+        Ok(CallContext { deadline: until, deadline_wall: until_wall, ..self.context.clone() })
     }
 
     /// EC2 answered a change, whatever it said.

@@ -179,6 +179,11 @@ impl Journal {
         }
     }
 
+    /// For how long what is begun may be sent.
+    pub(crate) fn lease(&self) -> Duration {
+        self.timing.lease
+    }
+
     /// When the answer to what is now sent must be there; none: it is too late to send.
     pub(crate) fn send_until(&self) -> Option<Instant> {
         let ends = self.kept().lease_ends?;

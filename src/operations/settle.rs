@@ -297,7 +297,7 @@ impl Holder<'_> {
         left: Vec<RuleId>,
     ) -> Result<Option<Verdict>, LedgerError> {
         let Settler { ledger, timing, meta, .. } = self.settler;
-        let started = Instant::now();
+        let (started, began) = (Instant::now(), work.clock.now());
         let note = format!("to be sent again by rule ids: {} of them", left.len());
         let intent = Move {
             plan: Some(plan.clone()),
@@ -328,6 +328,7 @@ impl Holder<'_> {
         };
         let mut context = work.context.clone();
         context.deadline = started + timing.lease;
+        context.deadline_wall = began.checked_add(timing.lease);
         let answer = work.backend.revoke(&context, &work.target, &request).await;
         self.ec2_request_id = match &answer {
             Ok(revoked) => revoked.request_id.clone(),

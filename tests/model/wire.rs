@@ -99,6 +99,12 @@ impl Wire {
             return Err(BackendError::DeadlineTooNear);
         }
         let world = self.world.clone();
+        let ends = world.now() + call.deadline.duration_since(Instant::now());
+        if call.deadline_wall.is_none_or(|wall| wall > ends) {
+            world.broken(|| {
+                format!("{} is sent without an end by the wall clock", call.operation_id)
+            });
+        }
         let mutation = match mutation {
             Mutation::Revoke(request) if world.has(Bug::PropertiesAgain) => {
                 Mutation::Revoke(world.by_properties(request).await)

@@ -134,7 +134,7 @@ impl Served {
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
         // Before anything is waited for: the machine may be suspended meanwhile.
-        let lease = LeaseEnd::at(call.deadline, self.clock.clone());
+        let lease = LeaseEnd::of(call, self.clock.clone());
         let remaining = || call.deadline.saturating_duration_since(Instant::now());
         if remaining() < LEAST_TIME {
             return Err(BackendError::DeadlineTooNear);

@@ -24,7 +24,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::Instant;
 
-use crate::clock::Clock;
+use crate::{backend::CallContext, clock::Clock};
 
 const LATE: &str = "the lease ended before the request was sent";
 
@@ -37,10 +37,11 @@ pub(super) struct LeaseEnd {
 }
 
 impl LeaseEnd {
-    /// At `until`, seen from now.
-    pub(super) fn at(until: Instant, clock: Arc<dyn Clock>) -> Self {
-        let left = until.saturating_duration_since(Instant::now());
-        Self { until, until_wall: clock.now() + left, clock }
+    /// When the call says, by both clocks.
+    pub(super) fn of(call: &CallContext, clock: Arc<dyn Clock>) -> Self {
+        let left = call.deadline.saturating_duration_since(Instant::now());
+        let until_wall = call.deadline_wall.unwrap_or_else(|| clock.now() + left);
+        Self { until: call.deadline, until_wall, clock }
     }
 
     /// Whether it has ended by either.
@@ -112,7 +113,7 @@ mod tests {
         *,
     };
     use crate::{
-        backend::{BackendError, CallContext, standing::LastSeen},
+        backend::{BackendError, standing::LastSeen},
         clock::ManualClock,
         rule::{AccountId, Region, Target},
         telemetry::metrics::Metrics,
@@ -133,6 +134,8 @@ mod tests {
     enum Move {
         Forward(Duration),
         Back(Duration),
+        /// By when the call begins.
+        Before(Duration),
     }
 
     impl HttpConnector for Connection {
@@ -144,6 +147,7 @@ mod tests {
                 match moves {
                     Move::Forward(by) => clock.advance(by),
                     Move::Back(by) => clock.set_back(by),
+                    Move::Before(_) => {}
                 }
                 let error = |error| ConnectorError::io(error);
                 let body = request.into_body().collect().await.map_err(error)?.to_bytes();
@@ -188,10 +192,14 @@ mod tests {
             sessions: None,
             decoder: None,
             metrics: Metrics::default(),
-            clock: Arc::new(clock),
+            clock: Arc::new(clock.clone()),
             seen: LastSeen::default(),
         };
-        let call = CallContext::new(Instant::now() + LEASE, "op-1");
+        let mut call = CallContext::new(Instant::now() + LEASE, "op-1");
+        if let Move::Before(by) = moves {
+            call.deadline_wall = Some(start + LEASE);
+            clock.advance(by);
+        }
         let send = |client: &Client, config| {
             let call = client.revoke_security_group_egress().group_id("sg-1");
             call.customize().config_override(config).send()
@@ -216,6 +224,7 @@ mod tests {
         let (_, sent) = revoke(LEASE * 2, Kind::Mutation { dry_run: true }).await;
         assert_eq!(sent, 1);
     }
+
     #[tokio::test(start_paused = true)]
     async fn a_machine_that_was_suspended_does_not_send_after_its_lease() {
         let change = Kind::Mutation { dry_run: false };
@@ -227,8 +236,11 @@ mod tests {
         let (_, sent) =
             revoke_while(Move::Forward(asleep), moment, Kind::Mutation { dry_run: true }).await;
         assert_eq!(sent, 1);
+        // It did before the call began, which the wall clock says by when it has to be sent.
+        let (_, sent) = revoke_while(Move::Before(asleep), moment, change).await;
+        assert_eq!(sent, 0);
         // Clocks are set by a little all the time.
-        for moves in [Move::Forward(LEASE / 4), Move::Back(asleep)] {
+        for moves in [Move::Forward(LEASE / 4), Move::Back(asleep), Move::Before(LEASE / 4)] {
             let (answer, sent) = revoke_while(moves, moment, change).await;
             assert!(answer.is_ok(), "{moves:?}: {answer:?}");
             assert_eq!(sent, 1);
