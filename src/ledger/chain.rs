@@ -62,6 +62,16 @@ pub fn digest(json: &str) -> Hash {
     Sha256::digest(json).into()
 }
 
+/// Of texts of any length, no two lists of them alike.
+pub(super) fn digest_of(texts: &[&str]) -> Hash {
+    let mut hash = Sha256::new();
+    for text in texts {
+        hash.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(text);
+    }
+    hash.finalize().into()
+}
+
 /// A hash for people.
 pub fn hex(hash: &Hash) -> String {
     use std::fmt::Write as _;

@@ -51,18 +51,28 @@ async fn many_replicas_open_an_empty_database_at_once() {
     }
     assert_eq!(
         database.psql("SELECT schema_version, backend FROM portcullis.meta"),
-        format!("2|{BACKEND}")
+        format!("3|{BACKEND}")
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_schema_is_brought_up_to_date() {
+    let database = shared().database();
+    drop(open(&database.url()).await.unwrap());
+    database.psql("DROP FUNCTION portcullis.write; UPDATE portcullis.meta SET schema_version = 2");
+    let ledger: Arc<dyn Ledger> = Arc::new(open(&database.url()).await.unwrap());
+    write(&ledger, &intent(1)).await;
+    assert_eq!(database.psql("SELECT schema_version FROM portcullis.meta"), "3");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_schema_is_refused() {
     let database = shared().database();
     drop(open(&database.url()).await.unwrap());
-    database.psql("UPDATE portcullis.meta SET schema_version = 3");
+    database.psql("UPDATE portcullis.meta SET schema_version = 4");
     let (error, words) = refused(&database.url()).await;
-    assert!(matches!(error, OpenError::Newer { found: 3, .. }), "{error:?}");
-    assert!(words.contains("schema version 3, and this program knows 2"), "{words}");
+    assert!(matches!(error, OpenError::Newer { found: 4, .. }), "{error:?}");
+    assert!(words.contains("schema version 4, and this program knows 3"), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

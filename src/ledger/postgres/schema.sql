@@ -96,13 +96,11 @@ CREATE UNLOGGED TABLE portcullis.turns (
 -- The clock, and what holds for the transaction: its commit waits for the disk (and for the standby, if there is a
 -- synchronous one), whatever the role's default is, and a lock is not waited for longer than a call is.
 CREATE FUNCTION portcullis.durable() RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE
-    is_set text;
 BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
-        is_set := set_config('synchronous_commit', 'on', true);
+        PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
-    is_set := set_config('lock_timeout', '2000', true);
+    PERFORM set_config('lock_timeout', '2000', true);
     RETURN portcullis.now_ms();
 END $$;
 
@@ -115,9 +113,8 @@ BEGIN
 END $$;
 
 -- Writes a record with its event, unless something stands against it: the time that it was made for is more than
--- p_tolerance from now, its group has an unsettled record, its version is not the one that was read. Says whether it was
--- written; if not, it leaves nothing. Several in one statement see each other. An id or key that is taken is an error: the
--- caller has looked before, and asking all unique indexes first for the few who were quicker costs everybody.
+-- p_tolerance from now, its group has an unsettled record, its id or key is taken, its version is not the one that was
+-- read. Says whether it was written; if not, it leaves nothing. Several in one statement see each other.
 CREATE FUNCTION portcullis.put(p_now bigint, p_id text, p_scope text, p_caller text, p_key text, p_group text,
     p_account text, p_region text, p_state text, p_fence bigint, p_version bigint, p_created bigint,
     p_held_until bigint, p_settled bigint, p_record text, p_digest bytea, p_at bigint, p_tolerance bigint,
@@ -144,7 +141,8 @@ BEGIN
         INSERT INTO portcullis.records (id, scope, caller, key, key_hash, "group", account, region, state, fence,
             version, created, held_until, settled, record)
         VALUES (p_id, p_scope, p_caller, p_key, p_key_hash, p_group, p_account, p_region, p_state, p_fence,
-            p_version, p_created, p_held_until, p_settled, p_record);
+            p_version, p_created, p_held_until, p_settled, p_record)
+        ON CONFLICT DO NOTHING;
     ELSE
         -- Without a hash the key is as it was.
         UPDATE portcullis.records SET scope = p_scope, caller = p_caller, key = p_key,
@@ -167,25 +165,6 @@ BEGIN
         VALUES (p_id, p_version, p_state, p_at, p_digest);
     END IF;
     RETURN done;
-END $$;
-
--- The same for one alone, in a transaction that is durable. The time, below zero if it was not written: a number takes the
--- server less than a row, and a call without a FROM less to plan.
-CREATE FUNCTION portcullis.write(p_id text, p_scope text, p_caller text, p_key text, p_group text,
-    p_account text, p_region text, p_state text, p_fence bigint, p_version bigint, p_created bigint,
-    p_held_until bigint, p_settled bigint, p_record text, p_digest bytea, p_at bigint, p_tolerance bigint,
-    p_key_hash bytea, p_step text, p_read bigint, p_frees text, p_frees_version bigint) RETURNS bigint
-LANGUAGE plpgsql AS $$
-DECLARE
-    at_now bigint := portcullis.durable();
-BEGIN
-    IF portcullis.put(at_now, p_id, p_scope, p_caller, p_key, p_group, p_account, p_region, p_state, p_fence,
-        p_version, p_created, p_held_until, p_settled, p_record, p_digest, p_at, p_tolerance, p_key_hash, p_step,
-        p_read, p_frees, p_frees_version)
-    THEN
-        RETURN at_now;
-    END IF;
-    RETURN -at_now;
 END $$;
 
 -- What concerns a call: the record with an id, the one with a key, the unsettled one of a group.

@@ -13,7 +13,7 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use crate::ledger::{Filter, Intent, LedgerError, Record, record::to_millis};
+use crate::ledger::{Filter, Intent, LedgerError, Record, chain, record::to_millis};
 
 /// What a parameter is.
 pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -205,8 +205,8 @@ pub(super) const BEGIN_MAKING: &str =
 pub(super) const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(7239016550918276)::text";
 pub(super) const MAKE_SCHEMA: &str = "CREATE SCHEMA portcullis";
 /// What each version adds, from the first on. A replica of the version before goes on working beside it.
-pub(super) const VERSIONS_OF_SCHEMA: [&str; 2] =
-    [include_str!("schema.sql"), include_str!("schema_2.sql")];
+pub(super) const VERSIONS_OF_SCHEMA: [&str; 3] =
+    [include_str!("schema.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 /// Parameter: the version.
 pub(super) const NEW_VERSION: &str = "UPDATE portcullis.meta SET schema_version = $1";
 pub(super) const NEW_META: &str =
@@ -380,12 +380,7 @@ impl Sought {
 
 /// What stands for a key in the index: texts of any length and no two alike.
 pub(super) fn key_hash(scope: &str, caller: &str, key: &str) -> Vec<u8> {
-    let mut hash = Sha256::new();
-    for part in [scope, caller, key] {
-        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().to_vec()
+    chain::digest_of(&[scope, caller, key]).to_vec()
 }
 
 /// The same for an intent.

@@ -2,11 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::{
     checkpoint,
     fault::{Cause, OpenError},
+    tables::key_hash,
 };
 
 /// Says whose file it is: "PCLG".
@@ -23,6 +24,54 @@ const APPLICATION_ID: i64 = 0x5043_4c47;
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
+    CREATE TABLE operations (
+        id TEXT NOT NULL,
+        scope TEXT NOT NULL,
+        caller TEXT NOT NULL,
+        key TEXT,
+        freed INTEGER NOT NULL,
+        grp TEXT NOT NULL,
+        account TEXT NOT NULL,
+        region TEXT NOT NULL,
+        state TEXT NOT NULL,
+        fence INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        created INTEGER NOT NULL,
+        held_until INTEGER NOT NULL,
+        settled INTEGER,
+        event INTEGER NOT NULL,
+        record TEXT NOT NULL
+    );
+    CREATE UNIQUE INDEX operations_by_id ON operations (id);
+    CREATE UNIQUE INDEX one_per_key ON operations (key, caller, scope, freed) WHERE key IS NOT NULL;
+    CREATE UNIQUE INDEX one_unsettled_per_group ON operations (grp) WHERE state IN ('IN_PROGRESS', 'IN_DOUBT');
+    CREATE INDEX operations_by_caller ON operations (caller, id);
+    CREATE INDEX operations_by_group ON operations (grp, id);
+    CREATE INDEX operations_by_account ON operations (account, region, id);
+    CREATE INDEX operations_by_state ON operations (state, id) WHERE state IN ('REFUSED', 'RELEASED', 'UNRESOLVED');
+    CREATE INDEX operations_by_created ON operations (created);
+
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY,
+        operation TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        hash BLOB NOT NULL
+    );
+    CREATE TABLE anchor (seq INTEGER NOT NULL, hash BLOB NOT NULL);
+    INSERT INTO anchor VALUES (0, zeroblob(32));
+", "
+    DROP INDEX operations_by_id;
+    DROP INDEX one_per_key;
+    DROP INDEX one_unsettled_per_group;
+    DROP INDEX operations_by_caller;
+    DROP INDEX operations_by_group;
+    DROP INDEX operations_by_account;
+    DROP INDEX operations_by_state;
+    DROP INDEX operations_by_created;
+    ALTER TABLE operations RENAME TO before;
     CREATE TABLE operations (
         first INTEGER PRIMARY KEY,
         id TEXT NOT NULL,
@@ -43,23 +92,17 @@ const MIGRATIONS: &[&str] = &["
         event INTEGER NOT NULL,
         record TEXT NOT NULL
     );
+    INSERT INTO operations
+        SELECT e.first, id, scope, caller, key, NULL, CASE freed WHEN 0 THEN 0 ELSE e.first END, grp, account, region,
+            state, fence, version, created, held_until, settled, event, record
+        FROM before JOIN (SELECT operation, min(seq) AS first FROM events GROUP BY operation) AS e ON e.operation = id
+        ORDER BY e.first;
+    DROP TABLE before;
     CREATE UNIQUE INDEX operations_by_id ON operations (id);
     CREATE UNIQUE INDEX one_per_key ON operations (key_hash, freed) WHERE key_hash IS NOT NULL;
     CREATE UNIQUE INDEX one_unsettled_per_group ON operations (grp) WHERE state IN ('IN_PROGRESS', 'IN_DOUBT');
     CREATE INDEX operations_by_era ON operations (first >> 10, caller, grp, account, region, id);
     CREATE INDEX operations_by_state ON operations (state, id) WHERE state IN ('REFUSED', 'RELEASED', 'UNRESOLVED');
-
-    CREATE TABLE events (
-        seq INTEGER PRIMARY KEY,
-        operation TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        kind TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        digest BLOB NOT NULL,
-        hash BLOB NOT NULL
-    );
-    CREATE TABLE anchor (seq INTEGER NOT NULL, hash BLOB NOT NULL);
-    INSERT INTO anchor VALUES (0, zeroblob(32));
 "];
 
 /// The WAL is cut to so many bytes when it was longer.
@@ -119,7 +162,8 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
         conn.pragma_update(None, "trusted_schema", false)?;
         let applied = recognise(&conn)?;
         if usize::try_from(applied) != Ok(MIGRATIONS.len()) {
-            return Err(Cause::NotALedger(format!("its schema is version {applied}")));
+            let old = format!("its schema is version {applied}: a server brings it up to date");
+            return Err(Cause::NotALedger(old));
         }
         Ok(conn)
     };
@@ -163,6 +207,7 @@ fn migrate(conn: &mut Connection, backend: &str) -> Result<(), Cause> {
         change.execute_batch(migration)?;
     }
     if usize::try_from(applied) != Ok(MIGRATIONS.len()) {
+        hash_keys(&change)?;
         change.pragma_update(None, "application_id", APPLICATION_ID)?;
         change.execute(
             "INSERT OR REPLACE INTO meta (name, value) VALUES ('schema', ?1)",
@@ -181,6 +226,23 @@ fn migrate(conn: &mut Connection, backend: &str) -> Result<(), Cause> {
     }
     change.commit()?;
     Ok(())
+}
+
+/// What SQL cannot: the hashes of keys that have none yet.
+fn hash_keys(change: &Connection) -> Result<(), rusqlite::Error> {
+    let mut update = change.prepare("UPDATE operations SET key_hash = ?2 WHERE first = ?1")?;
+    let sql = "SELECT first, scope, caller, key FROM operations
+        WHERE first > ?1 AND key IS NOT NULL AND key_hash IS NULL ORDER BY first LIMIT 1";
+    let mut next = change.prepare(sql)?;
+    let mut after = 0;
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+    loop {
+        let found: Option<(i64, String, String, String)> =
+            next.query_row([after], read).optional()?;
+        let Some((first, scope, caller, key)) = found else { return Ok(()) };
+        update.execute(params![first, key_hash(&scope, &caller, &key)])?;
+        after = first;
+    }
 }
 
 fn value(conn: &Connection, name: &str) -> Result<Option<String>, rusqlite::Error> {

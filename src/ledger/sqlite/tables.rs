@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, named_params, params};
-use sha2::{Digest as _, Sha256};
 
 use super::fault::Fault;
 use crate::ledger::{
@@ -90,7 +89,7 @@ pub(super) fn holder(
 /// What a key is found by: its own part is first, by which lists find it in every scope.
 pub(super) fn key_hash(scope: &str, caller: &str, key: &str) -> [u8; 16] {
     let mut hash = [0; 16];
-    let parts = [hash_of(&[caller, key]), hash_of(&[caller, key, scope])];
+    let parts = [chain::digest_of(&[caller, key]), chain::digest_of(&[caller, key, scope])];
     let bytes = parts.iter().flat_map(|part| part.iter().take(8));
     hash.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
     hash
@@ -108,16 +107,6 @@ pub(super) fn key_hashes(caller: &str, key: &str) -> [[u8; 16]; 2] {
         hash.iter_mut().skip(8).for_each(|byte| *byte = rest);
         hash
     })
-}
-
-/// Of texts of any length, no two alike.
-fn hash_of(texts: &[&str]) -> Hash {
-    let mut hash = Sha256::new();
-    for text in texts {
-        hash.update(text.len().to_be_bytes());
-        hash.update(text);
-    }
-    hash.finalize().into()
 }
 
 /// The first and the last row.

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::{BACKEND, Bench, InFile};
 use crate::{
     folder::Folder,
-    suite::{self, all, comes, id, in_state, intent, look, poll_once, write},
+    suite::{self, TERMS, all, comes, id, ids, in_state, intent, keyed, look, poll_once, write},
 };
 
 fn open(path: &Path) -> Result<Sqlite, OpenError> {
@@ -115,19 +115,75 @@ async fn a_schema_that_is_not_ours_is_refused() {
     let mut bench = InFile::new(true);
     write(&bench.ledger(), &intent(1)).await;
     bench.close();
-    for (version, newer) in [("2", true), ("99", true), ("0", false), ("one", false), ("", false)] {
+    for (version, newer) in [("3", true), ("99", true), ("0", false), ("one", false), ("", false)] {
         let sql = "UPDATE meta SET value = ?1 WHERE name = 'schema'";
         bench.raw().execute(sql, [version]).unwrap();
         let refused = bench.open().unwrap_err();
         match &refused.cause {
-            Cause::Newer(found, 1) => assert!(newer && found == version, "{refused}"),
+            Cause::Newer(found, 2) => assert!(newer && found == version, "{refused}"),
             Cause::NotALedger(_) => assert!(!newer, "{refused}"),
             _ => panic!("{refused}"),
         }
     }
-    bench.raw().execute("UPDATE meta SET value = '1' WHERE name = 'schema'", []).unwrap();
+    bench.raw().execute("UPDATE meta SET value = '2' WHERE name = 'schema'", []).unwrap();
     bench.open().unwrap();
     assert_eq!(all(&bench.ledger()).await, [id(1)]);
+}
+
+/// Makes of a file what the first version of the schema had been.
+const AS_VERSION_1: &str = "
+    DROP INDEX operations_by_id; DROP INDEX one_per_key; DROP INDEX one_unsettled_per_group; DROP INDEX operations_by_era;
+    DROP INDEX operations_by_state;
+    ALTER TABLE operations RENAME TO now;
+    CREATE TABLE operations (id TEXT NOT NULL, scope TEXT NOT NULL, caller TEXT NOT NULL, key TEXT, freed INTEGER NOT NULL,
+        grp TEXT NOT NULL, account TEXT NOT NULL, region TEXT NOT NULL, state TEXT NOT NULL, fence INTEGER NOT NULL,
+        version INTEGER NOT NULL, created INTEGER NOT NULL, held_until INTEGER NOT NULL, settled INTEGER,
+        event INTEGER NOT NULL, record TEXT NOT NULL);
+    INSERT INTO operations SELECT id, scope, caller, key, freed, grp, account, region, state, fence, version, created,
+        held_until, settled, event, record FROM now ORDER BY id DESC;
+    UPDATE operations SET freed = rowid WHERE freed <> 0;
+    DROP TABLE now;
+    CREATE UNIQUE INDEX operations_by_id ON operations (id);
+    CREATE UNIQUE INDEX one_per_key ON operations (key, caller, scope, freed) WHERE key IS NOT NULL;
+    CREATE UNIQUE INDEX one_unsettled_per_group ON operations (grp) WHERE state IN ('IN_PROGRESS', 'IN_DOUBT');
+    CREATE INDEX operations_by_caller ON operations (caller, id);
+    CREATE INDEX operations_by_group ON operations (grp, id);
+    CREATE INDEX operations_by_account ON operations (account, region, id);
+    CREATE INDEX operations_by_state ON operations (state, id) WHERE state IN ('REFUSED', 'RELEASED', 'UNRESOLVED');
+    CREATE INDEX operations_by_created ON operations (created);
+    UPDATE meta SET value = '1' WHERE name = 'schema';
+";
+
+#[tokio::test]
+async fn a_file_of_the_first_schema_is_brought_up_to_date() {
+    let mut bench = InFile::new(true);
+    let ledger = bench.ledger();
+    in_state(&ledger, &keyed(1, "k"), State::Succeeded).await;
+    bench.advance(TERMS.key_retention).await;
+    // The key is the next one's.
+    let unsettled = write(&ledger, &keyed(2, "k")).await;
+    in_state(&ledger, &intent(3), State::Refused).await;
+    let before = [3, 2, 1].map(id);
+    assert_eq!(all(&ledger).await, before);
+    drop(ledger);
+    bench.close();
+    bench.raw().execute_batch(AS_VERSION_1).unwrap();
+    assert!(Archive::open(bench.path()).is_err(), "it is not to be changed");
+    bench.open().unwrap();
+    let ledger = bench.ledger();
+    assert_eq!(all(&ledger).await, before);
+    assert_eq!(look(&ledger, &keyed(2, "k")).await.by_key, Some(unsettled.clone()));
+    let of_caller = Filter {
+        caller: Some(unsettled.caller.clone()),
+        key: Some("k".to_owned()),
+        limit: 9,
+        ..Filter::default()
+    };
+    assert_eq!(ids(&ledger, of_caller).await, [id(2), id(1)]);
+    write(&ledger, &keyed(4, "k4")).await;
+    drop(ledger);
+    bench.close();
+    assert_eq!(Archive::open(bench.path()).unwrap().verify().unwrap().findings, [""; 0]);
 }
 
 #[tokio::test]
