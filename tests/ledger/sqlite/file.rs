@@ -168,7 +168,7 @@ async fn a_file_of_the_first_schema_is_brought_up_to_date() {
     drop(ledger);
     bench.close();
     bench.raw().execute_batch(AS_VERSION_1).unwrap();
-    assert!(Archive::open(bench.path()).is_err(), "it is not to be changed");
+    assert!(Archive::open(&bench.path()).is_err(), "it is not to be changed");
     bench.open().unwrap();
     let ledger = bench.ledger();
     assert_eq!(all(&ledger).await, before);
@@ -183,7 +183,7 @@ async fn a_file_of_the_first_schema_is_brought_up_to_date() {
     write(&ledger, &keyed(4, "k4")).await;
     drop(ledger);
     bench.close();
-    assert_eq!(Archive::open(bench.path()).unwrap().verify().unwrap().findings, [""; 0]);
+    assert_eq!(Archive::open(&bench.path()).unwrap().verify().unwrap().findings, [""; 0]);
 }
 
 #[tokio::test]
