@@ -31,16 +31,23 @@ pub struct Verdict {
 }
 
 /// Whether a key's second answer is its first. Who was told that the ledger lags gets the recorded answer without that;
-/// or, if nobody was left to write it down, one that was read back, and says so.
+/// or, if nobody was left to write it down, one that was read back, and says so, with warnings of the group as it was then:
+/// what went may have been added again.
 fn is_the_same(first: &RevokeEgressResponse, second: &RevokeEgressResponse) -> bool {
     let lags = |warning: &Warning| warning.kind() == WarningKind::LedgerLags;
     if !first.warnings.iter().any(lags) {
         return first == second;
     }
-    let is_added = |kind| matches!(kind, WarningKind::LedgerLags | WarningKind::SettledByReadBack);
+    let read_back = |warning: &Warning| warning.kind() == WarningKind::SettledByReadBack;
+    let is_read_back = second.warnings.iter().any(read_back);
+    let is_of_then = |warning: &Warning| match warning.kind() {
+        WarningKind::LedgerLags | WarningKind::SettledByReadBack => true,
+        WarningKind::CoveredByWiderRule => is_read_back,
+        _ => false,
+    };
     let without = |answer: &RevokeEgressResponse| {
         let mut answer = answer.clone();
-        answer.warnings.retain(|warning| !is_added(warning.kind()));
+        answer.warnings.retain(|warning| !is_of_then(warning));
         answer
     };
     without(first) == without(second)
