@@ -17,6 +17,10 @@ const APPLICATION_ID: i64 = 0x5043_4c47;
 /// events: rows are in the order in which they were created. `freed` is 0 while the record has its key, which goes to the
 /// next one when its retention is over, and else the row's own number.
 ///
+/// The second one keeps every record of the first. Where the first event was forgotten and the last one said again, which is
+/// later than its creation, the old row's number keeps its place: that is at most what its first event's was. One whose events
+/// are gone stays for verifying to find.
+///
 /// Each index costs every operation a page or two in the WAL, and more the further apart the entries of one commit are.
 /// So there are few. Keys are in theirs by a hash. What is created when is found by the order of rows. Most records, which
 /// SUCCEEDED, are in no index of a state. All else that lists ask for is in one index by era, of 1024 events: only the newest
@@ -93,10 +97,14 @@ const MIGRATIONS: &[&str] = &["
         record TEXT NOT NULL
     );
     INSERT INTO operations
-        SELECT e.first, id, scope, caller, key, NULL, CASE freed WHEN 0 THEN 0 ELSE e.first END, grp, account, region,
+        SELECT n.first, id, scope, caller, key, NULL, CASE freed WHEN 0 THEN 0 ELSE n.first END, grp, account, region,
             state, fence, version, created, held_until, settled, event, record
-        FROM before JOIN (SELECT operation, min(seq) AS first FROM events GROUP BY operation) AS e ON e.operation = id
-        ORDER BY e.first;
+        FROM before JOIN (
+            SELECT b.rowid AS row, CASE WHEN e.first IS NULL THEN b.event WHEN e.at = b.created THEN e.first ELSE b.rowid END
+                AS first
+            FROM before AS b LEFT JOIN (SELECT operation, min(seq) AS first, at FROM events GROUP BY operation) AS e
+                ON e.operation = b.id) AS n ON n.row = before.rowid
+        ORDER BY n.first;
     DROP TABLE before;
     CREATE UNIQUE INDEX operations_by_id ON operations (id);
     CREATE UNIQUE INDEX one_per_key ON operations (key_hash, freed) WHERE key_hash IS NOT NULL;
