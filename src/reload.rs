@@ -110,10 +110,15 @@ impl Reload {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // A look that was asked for counts as the period's: what changes after it waits for the next.
             let asked = tokio::select! {
+                biased;
                 () = now.notified() => true,
                 _ = ticks.tick() => false,
             };
+            if asked {
+                ticks.reset();
+            }
             let looked = spawn_blocking(move || {
                 self.look(asked);
                 self

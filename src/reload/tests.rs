@@ -118,3 +118,25 @@ async fn it_looks_every_period_and_when_it_is_told_to() {
     until(3).await;
     task.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_was_asked_for_is_the_first_one_too() {
+    const PERIOD: Duration = Duration::from_secs(5);
+    let folder = Folder::new("asked");
+    let mut reload = Reload::default();
+    let path = folder.write("part", "1");
+    let reads = part(&mut reload, "part", path);
+    let now = Arc::new(Notify::new());
+    now.notify_one();
+    let start = tokio::time::Instant::now();
+    let task = tokio::spawn(reload.run(PERIOD, now));
+    while reads.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    folder.write("part", "2");
+    while reads.load(Ordering::Relaxed) == 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(start.elapsed() >= PERIOD, "read again after {:?}", start.elapsed());
+    task.abort();
+}
