@@ -1,6 +1,6 @@
 //! The processes: EC2, and the servers in front of it.
 
-use std::path::PathBuf;
+use std::{env, fs::File, path::PathBuf, process::Stdio};
 
 use portcullis::api::proto::{
     sandbox::v1::{LoadStateRequest, sandbox_service_client::SandboxServiceClient},
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
-use crate::programs::{Program, portcullis};
+use crate::programs::{Program, portcullis, portcullis_with_log};
 
 pub const VPCS: [(&str, bool); 2] =
     [("vpc-0d000000000000000", true), ("vpc-0e000000000000000", false)];
@@ -51,6 +51,7 @@ pub struct Fleet {
     listen: Vec<String>,
     flags: Vec<&'static str>,
     replicas: Vec<Option<Program>>,
+    starts: usize,
     addresses: watch::Sender<Vec<String>>,
 }
 
@@ -126,6 +127,7 @@ impl Fleet {
             listen,
             flags,
             replicas: (0..replicas).map(|_| None).collect(),
+            starts: 0,
             addresses: watch::Sender::new(vec![String::new(); replicas]),
         };
         for replica in 0..replicas {
@@ -161,7 +163,9 @@ impl Fleet {
             ("AWS_SECRET_ACCESS_KEY", "test"),
             ("PORTCULLIS_LEDGER", &self.ledger),
         ];
-        let program = portcullis(&flags, &environment).await;
+        self.starts += 1;
+        let log = log_of(self.starts, replica);
+        let program = portcullis_with_log(&flags, &environment, log).await;
         self.addresses.send_modify(|all| all[replica].clone_from(&program.address));
         self.replicas[replica] = Some(program);
     }
@@ -179,4 +183,12 @@ impl Fleet {
     pub async fn signal(&self, replica: usize, name: &str) {
         self.replicas[replica].as_ref().unwrap().signal(name).await;
     }
+}
+
+/// A file of its own for each start, in the folder `CHAOS_LOGS`; nowhere without it.
+#[allow(clippy::disallowed_methods, reason = "where logs are kept is the script's to say")]
+fn log_of(start: usize, replica: usize) -> Stdio {
+    let Some(folder) = env::var_os("CHAOS_LOGS") else { return Stdio::null() };
+    let name = format!("{start:04}-replica-{replica}.log");
+    File::create(PathBuf::from(folder).join(name)).unwrap().into()
 }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use portcullis::api::proto::{
-    sandbox::v1::GetStateRequest,
+    sandbox::v1::{Effect, GetStateRequest},
     v1::{
-        ListOperationsRequest, OperationState, RevokeEgressResponse, Warning, WarningKind,
-        operation_service_client::OperationServiceClient,
+        GetOperationRequest, ListOperationsRequest, OperationState, RevokeEgressResponse, Warning,
+        WarningKind, operation_service_client::OperationServiceClient,
         security_group_service_client::SecurityGroupServiceClient,
     },
 };
@@ -53,6 +53,11 @@ fn is_the_same(first: &RevokeEgressResponse, second: &RevokeEgressResponse) -> b
     without(first) == without(second)
 }
 
+/// When an effect was, and by which request: what to look for in the record and in the logs.
+fn told(effect: &Effect) -> String {
+    format!("effect {} at {:?} by {}", effect.sequence, effect.applied_at, effect.request_id)
+}
+
 pub async fn of(jobs: &Jobs, ec2: &Ec2, fleet: &mut Fleet) -> Verdict {
     let mut verdict = Verdict::default();
     let address = fleet.addresses().borrow()[0].clone();
@@ -78,6 +83,7 @@ pub async fn of(jobs: &Jobs, ec2: &Ec2, fleet: &mut Fleet) -> Verdict {
     // As many effects as there were calls.
     let mut sandbox = ec2.sandbox.clone().max_decoding_message_size(256 << 20);
     let state = sandbox.get_state(request).await.unwrap().into_inner();
+    let mut operations = OperationServiceClient::new(channel(&address));
     let mut removed: HashMap<&str, Vec<String>> = HashMap::new();
     for effect in state.effects.iter().filter(|effect| effect.action == REVOKE) {
         for rule in &effect.security_group_rules {
@@ -97,6 +103,13 @@ pub async fn of(jobs: &Jobs, ec2: &Ec2, fleet: &mut Fleet) -> Verdict {
             Some(many) => {
                 verdict.doubled += 1;
                 verdict.why.push(format!("{} of {place} removed {many:?}", job.key));
+                verdict
+                    .why
+                    .extend(state.effects.iter().filter(|it| it.operation_id == id).map(told));
+                let operation_id = id;
+                let request = GetOperationRequest { operation_id, ..Default::default() };
+                let operation = operations.get_operation(request).await;
+                verdict.why.push(format!("its record: {operation:?}"));
             }
         }
     }
@@ -105,7 +118,6 @@ pub async fn of(jobs: &Jobs, ec2: &Ec2, fleet: &mut Fleet) -> Verdict {
         verdict.doubled += 1;
         verdict.why.push(format!("{operation} removed {places:?}, and no call was answered so"));
     }
-    let mut operations = OperationServiceClient::new(channel(&address));
     let unsettled =
         [OperationState::InProgress, OperationState::InDoubt, OperationState::Unresolved];
     let request =

@@ -74,13 +74,22 @@ pub fn tool(path: &str) -> Option<PathBuf> {
 /// `portcullis serve`, on a port of the system's choice unless the flags name one. It gets no environment but this:
 /// settings and credentials of whoever runs the tests are not part of the scenarios.
 pub async fn portcullis(flags: &[&str], environment: &[(&str, &str)]) -> Program {
+    portcullis_with_log(flags, environment, Stdio::null()).await
+}
+
+/// The same, with its log somewhere.
+pub async fn portcullis_with_log(
+    flags: &[&str],
+    environment: &[(&str, &str)],
+    log: Stdio,
+) -> Program {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.args(["serve", "--admin-listen", "off"]).args(flags);
     if !flags.contains(&"--listen") {
         command.args(["--listen", "127.0.0.1:0"]);
     }
     command.env_clear().envs(environment.iter().copied());
-    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(log);
     let mut process = start(&mut command);
     let word = |line: String| line.split_whitespace().nth(1).unwrap().to_owned();
     let mut lines = Lines::of(process.stdout.take().unwrap());
