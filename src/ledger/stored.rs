@@ -118,6 +118,12 @@ impl StoredRule {
         }
     }
 
+    /// Whether the rule is this one and has been neither modified nor described anew since. Tags do not count.
+    pub fn is_still(&self, rule: &Rule) -> bool {
+        let now = Self { tags: self.tags.clone(), ..Self::of_rule(rule) };
+        *self == now
+    }
+
     /// The rule by its properties. None: the record is not one of ours.
     pub fn to_spec(&self) -> Option<RuleSpec> {
         let peer = match self {

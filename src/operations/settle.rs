@@ -78,7 +78,7 @@ pub(super) fn judge(plan: &Plan, image: Option<&GroupImage>) -> Seen {
 }
 
 /// By ids alone: the same properties under another id were added by somebody since, and a rule that was modified
-/// meanwhile is still the rule that was to go.
+/// meanwhile has not gone.
 fn judge_revoke(rules: &[StoredRule], image: Option<&GroupImage>) -> Seen {
     if rules.is_empty() {
         return Seen::NotDone;
@@ -267,8 +267,10 @@ impl Holder<'_> {
         Ok(unclear("others change the group all the time"))
     }
 
-    /// What a live caller may send once more: rules by their ids, if the request was about nothing else, and as far as
-    /// policies allow it today, with the group as it is.
+    /// What a live caller may send once more: rules by their ids, if the request was about nothing else, the rules are
+    /// what they were, and as far as policies allow it today, with the group as it is. A rule keeps its id when it is
+    /// modified (ec2-facts R10), and what it has become was perhaps not asked for: a new attempt, which matches anew,
+    /// finds out.
     fn resend(
         &self,
         work: &Work<'_>,
@@ -284,8 +286,15 @@ impl Holder<'_> {
         }
         let ids = rules.iter().filter_map(|rule| rule.security_group_rule_id.as_deref());
         let left = left.unwrap_or_else(|| ids.map(RuleId::new).collect());
-        let direction = plan.direction()?;
-        revoke::may_revoke_ids(work, direction, image?, left.clone()).ok()?;
+        let image = image?;
+        let is_as_it_was = |id: &RuleId| {
+            let now = image.rules.iter().find(|rule| rule.id == *id);
+            now.is_some_and(|now| rules.iter().any(|before| before.is_still(now)))
+        };
+        if !left.iter().all(is_as_it_was) {
+            return None;
+        }
+        revoke::may_revoke_ids(work, plan.direction()?, image, left.clone()).ok()?;
         Some(left)
     }
 

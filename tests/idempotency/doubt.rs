@@ -89,6 +89,67 @@ async fn a_rule_that_others_added_since_is_never_touched() {
 }
 
 #[tokio::test]
+async fn a_rule_that_others_modified_since_goes_only_if_it_was_named_by_its_id() {
+    let mut world = undisturbed(Arc::new(Access::allow_all())).await;
+    let id = world.server.rule_id(NONDEFAULT_VPC_GROUP, 443, "10.0.0.0/8").await;
+    for (named_by_id, mode) in [
+        (false, v1::OnUnknown::Unspecified),
+        (false, v1::OnUnknown::Fail),
+        (true, v1::OnUnknown::Unspecified),
+    ] {
+        world.set_outside(&id, NONDEFAULT_VPC_GROUP, 443, "10.0.0.0/8").await;
+        let mut request = https(NONDEFAULT_VPC_GROUP);
+        request.on_unknown = mode.into();
+        if named_by_id {
+            request.ip_permissions.clear();
+            request.security_group_rule_ids = vec![id.clone()];
+        }
+        let key = format!("{named_by_id}-{}", mode.as_str_name());
+        world.server.fault(FaultKind::ServerError, REVOKE).await;
+        assert_in_doubt(world.revoke(&key, request.clone()).await);
+        // As ModifySecurityGroupRules does.
+        world.set_outside(&id, NONDEFAULT_VPC_GROUP, 8443, "192.0.2.0/24").await;
+        let answer = world.revoke(&key, request).await;
+        let rules = world.server.egress(NONDEFAULT_VPC_GROUP).await;
+        let there = rules.iter().any(|rule| rule.security_group_rule_id() == id);
+        assert_eq!(there, !named_by_id, "{key}");
+        match answer {
+            Ok(answer) => {
+                let removed = &answer.into_inner().revoked_security_group_rules;
+                assert!(named_by_id && removed[0].cidr_ipv4() == "192.0.2.0/24", "{removed:?}");
+            }
+            Err(status) => {
+                let details = support::details(&status);
+                let reason = &details.error_info().unwrap().reason;
+                assert_eq!((named_by_id, reason.as_str()), (false, "INVALID_PERMISSION_NOT_FOUND"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_change_does_not_go_once_it_was_modified() {
+    let mut world = undisturbed(Arc::new(Access::allow_all())).await;
+    let id = world.server.rule_id(NONDEFAULT_VPC_GROUP, 443, "10.0.0.0/8").await;
+    let other = "sgr-0123456789abcdef0";
+    world.set_outside(other, NONDEFAULT_VPC_GROUP, 444, "10.0.0.0/8").await;
+    let both = vec![tcp(443, "10.0.0.0/8"), tcp(444, "10.0.0.0/8")];
+    let request = by_permissions(NONDEFAULT_VPC_GROUP, both);
+    world.server.fault(FaultKind::ServerError, REVOKE).await;
+    assert_in_doubt(world.revoke("k", request.clone()).await);
+    // Somebody took one away, and made another rule of the other.
+    world.remove_outside(NONDEFAULT_VPC_GROUP, &id).await;
+    world.set_outside(other, NONDEFAULT_VPC_GROUP, 8443, "192.0.2.0/24").await;
+    let mut again = keyed("k", request);
+    again.set_timeout(std::time::Duration::from_secs(2));
+    world.server.groups.clone().revoke_egress(again).await.unwrap_err();
+    let record = world.records().await.pop().unwrap();
+    assert!(record.notes.iter().any(|note| note.contains("some are not")), "{:?}", record.notes);
+    let rules = world.server.egress(NONDEFAULT_VPC_GROUP).await;
+    assert!(rules.iter().any(|rule| rule.security_group_rule_id() == other), "{rules:?}");
+}
+
+#[tokio::test]
 async fn another_change_of_the_group_waits_until_it_is_settled() {
     let mut world = slow().await;
     world.server.fault(FaultKind::LoseAnswer, REVOKE).await;

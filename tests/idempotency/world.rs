@@ -11,12 +11,15 @@ use portcullis::{
         },
         scribe::ProtoScribe,
     },
+    backend::{Backend, CallContext, RevokeRules, Selection, sandbox::Sandbox},
     clock::SystemClock,
     ledger::{Filter, Ledger, Record, Terms, memory::Memory},
     middleware::idempotency::Books,
     operations::Timing,
+    rule::{Direction, GroupId, GroupRef, RuleId},
     server::{Parts, ServerStatus},
 };
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::{faulty::Faulty, support::*};
@@ -28,6 +31,8 @@ pub const DELETE: &str = "DeleteSecurityGroup";
 
 pub struct World {
     pub server: Server,
+    /// For others, who do not ask the server.
+    outside: Arc<Sandbox>,
     pub ledger: Arc<Faulty>,
 }
 
@@ -62,7 +67,8 @@ async fn start_settling(access: Arc<Access>, timing: Timing, settle_every: Durat
         settle_every,
     };
     let parts = Parts { access, books, ..parts(nobody().await) };
-    World { server: serve(parts, ServerStatus::default()).await, ledger }
+    let outside = parts.sandbox.clone().unwrap();
+    World { server: serve(parts, ServerStatus::default()).await, outside, ledger }
 }
 
 /// A request with a key and the client's deadline.
@@ -143,8 +149,26 @@ impl World {
 
     /// Adds a rule as another tool does: not through the ledger.
     pub async fn add_outside(&mut self, group: &str, port: i32, cidr: &str) {
+        self.set_outside("sgr-0123456789abcdef0", group, port, cidr).await;
+    }
+
+    /// Takes an egress rule away, as another tool does.
+    pub async fn remove_outside(&self, group: &str, id: &str) {
+        let target = self.outside.resolve(None, None).unwrap();
+        let request = RevokeRules {
+            group: GroupRef::Id(GroupId::new(group)),
+            direction: Direction::Egress,
+            selection: Selection::Ids(vec![RuleId::new(id)]),
+            dry_run: false,
+        };
+        let call = CallContext::new(Instant::now() + Duration::from_secs(10), "");
+        self.outside.revoke(&call, &target, &request).await.unwrap();
+    }
+
+    /// Makes the rule of this id such a one, as another tool does.
+    pub async fn set_outside(&mut self, id: &str, group: &str, port: i32, cidr: &str) {
         let state = serde_json::json!({"SecurityGroupRules": [{
-            "SecurityGroupRuleId": "sgr-0123456789abcdef0",
+            "SecurityGroupRuleId": id,
             "GroupId": group, "IsEgress": true, "IpProtocol": "tcp",
             "FromPort": port, "ToPort": port, "CidrIpv4": cidr,
         }]});
