@@ -229,6 +229,7 @@ finds! {
     finds_an_answer_that_is_not_so: LyingAnswer "and did";
     finds_two_operations_of_a_group: UnguardedGroups "two unsettled of a group";
     finds_a_resend_by_properties: PropertiesAgain "was sent other than planned";
+    finds_a_rule_that_has_become_another: AsPlanned "was sent for what is another rule by now";
     finds_two_records_of_a_key: ForgottenKeys "two records of a key";
     finds_what_is_unresolved_without_a_cause: NoCause "UNRESOLVED without a cause";
     finds_what_was_read_back_and_is_not_so: BlindReads "was read back as done";

@@ -7,13 +7,13 @@ use std::{
 };
 
 use portcullis::{
-    backend::{RevokeRules, Selection},
+    backend::{GroupImage, RevokeRules, Selection},
     clock::Clock,
     ledger::{
-        Answer, Filter, Intended, Intent, Key, Ledger, LedgerError, Look, Looked, Move, Record,
-        State, Turn,
+        Answer, Filter, Intended, Intent, Key, Ledger, LedgerError, Look, Looked, Move, Plan,
+        Record, State, Turn, stored::StoredRule,
     },
-    rule::RuleSpec,
+    rule::{Rule, RuleSpec},
 };
 use tokio::time::Instant;
 
@@ -52,6 +52,8 @@ pub enum Bug {
     UnguardedGroups,
     /// Rule ids become properties.
     PropertiesAgain,
+    /// A rule that was modified is seen as it was planned.
+    AsPlanned,
     /// A key is not looked up.
     ForgottenKeys,
     /// UNRESOLVED, and nobody knows why.
@@ -79,6 +81,17 @@ impl World {
             }
         }
         answer
+    }
+
+    pub fn as_planned(&self, operation: &str, image: GroupImage) -> GroupImage {
+        let record = self.book().records.get(operation).cloned();
+        let Some(Plan::Revoke { rules, .. }) = record.map(|record| record.plan) else {
+            return image;
+        };
+        let planned =
+            |rule: &Rule| rules.iter().filter_map(StoredRule::to_rule).find(|it| it.id == rule.id);
+        let seen = image.rules.iter().map(|rule| planned(rule).unwrap_or_else(|| rule.clone()));
+        GroupImage { rules: Arc::new(seen.collect()), ..image }
     }
 
     pub async fn by_properties(&self, request: RevokeRules) -> RevokeRules {

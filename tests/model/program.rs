@@ -128,6 +128,12 @@ pub enum Outside {
         group: usize,
         port: i32,
     },
+    /// The same id with another port.
+    Modify {
+        group: usize,
+        port: i32,
+        to: i32,
+    },
     Describe {
         group: usize,
         port: i32,
@@ -234,7 +240,11 @@ impl Program {
                     },
                     10..16 => What::Outside(Outside::Remove { group, port }),
                     16..20 => What::Outside(Outside::Add { group, port }),
-                    20..26 => What::Outside(Outside::Replace { group, port }),
+                    20..23 => What::Outside(Outside::Replace { group, port }),
+                    23..26 => {
+                        let to = dice.one_of(&PORTS);
+                        What::Outside(Outside::Modify { group, port, to })
+                    }
                     26..29 => What::Outside(Outside::Describe { group, port }),
                     29 if dice.chance(300) => What::Outside(Outside::DeleteGroup { group }),
                     _ => {

@@ -82,6 +82,16 @@ impl World {
         if !right {
             self.broken(|| format!("{operation} ({begun:?}) was sent other than planned"));
         }
+        if let (Mutation::Revoke(request), Plan::Revoke { rules: planned, .. }) =
+            (mutation, &record.plan)
+            && let Selection::Ids(ids) = &request.selection
+        {
+            let read = self.book().read.get(operation).cloned().unwrap_or_default();
+            let mut found = read.iter().filter(|rule| ids.contains(&rule.id));
+            if !found.all(|rule| planned.iter().any(|planned| planned.is_still(rule))) {
+                self.broken(|| format!("{operation} was sent for what is another rule by now"));
+            }
+        }
     }
 
     /// What a caller is told that is not the answer.

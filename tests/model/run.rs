@@ -10,8 +10,8 @@ use portcullis::{
     access::Access,
     api::scribe::ProtoScribe,
     backend::{
-        AuthorizeRules, Backend, DeleteGroup, DescriptionUpdates, RevokeRules, Selection,
-        UpdateDescriptions,
+        AuthorizeRules, Backend, DeleteGroup, DescriptionUpdates, ModifyRules, RevokeRules,
+        Selection, UpdateDescriptions,
     },
     error::{Error, Reason},
     ledger::{Key, Record, State},
@@ -21,7 +21,7 @@ use portcullis::{
     },
     operations::{Call, CallMeta, Command, Operations, Outcome, Progress, canonical},
     principal::{Method, Peer, Principal},
-    rule::{GroupId, GroupRef, RuleId},
+    rule::{GroupId, GroupRef, RuleChange, RuleId, RuleSpec, matching::match_specs},
 };
 use tokio::{
     runtime::Builder,
@@ -38,7 +38,7 @@ use crate::{
     program::{CallStep, Dice, Outside, Program, What, direction, group_ref, specs},
     watch::Watch,
     wire::Wire,
-    world::{Called, Effect, Given, Mutation, OUTSIDE, Tally, World, planned_ids, rest},
+    world::{Called, Given, Mutation, OUTSIDE, Tally, World, planned_ids, rest},
 };
 
 /// What came of a program.
@@ -426,6 +426,21 @@ async fn interfere(world: &Arc<World>, outside: &Outside) {
             let delete = DeleteGroup { group: group_ref(group), dry_run: false };
             drop(world.apply(OUTSIDE, &Mutation::Delete(delete)).await);
         }
+        Outside::Modify { group, port, to } => {
+            let Some(before) = world.image(&group_ref(group)).await else { return };
+            let from = specs(&[port], None);
+            let matched = match_specs(&from, direction(true), &before.rules).matched;
+            let Some(rule) = matched.first() else { return };
+            let spec = RuleSpec { description: None, ..specs(&[to], None).remove(0) };
+            let changes = vec![RuleChange { id: rule.id.clone(), spec }];
+            let request = ModifyRules { group: before.group.id.clone(), changes, dry_run: false };
+            let context = world.context(OUTSIDE);
+            if world.sandbox.modify_rules(&context, &world.target, &request).await.is_ok() {
+                // To whoever names it by its properties it is new.
+                world.book().births.insert(rule.id.clone(), Instant::now());
+                world.changed_outside(before);
+            }
+        }
         Outside::Describe { group, port } => {
             let Some(before) = world.image(&group_ref(group)).await else { return };
             let request = UpdateDescriptions {
@@ -436,17 +451,7 @@ async fn interfere(world: &Arc<World>, outside: &Outside) {
             };
             let context = world.context(OUTSIDE);
             if world.sandbox.update_descriptions(&context, &world.target, &request).await.is_ok() {
-                let mut book = world.book();
-                let id = before.group.id.clone();
-                book.before.entry(id).or_default().push((Instant::now(), Some(before)));
-                book.effects.push(Effect {
-                    operation: OUTSIDE.to_owned(),
-                    attempt: 0,
-                    removed: Vec::new(),
-                    added: Vec::new(),
-                    created: None,
-                    deleted: None,
-                });
+                world.changed_outside(before);
             }
         }
     }

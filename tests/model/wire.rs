@@ -209,6 +209,11 @@ impl Backend for Wire {
                 _ => return now,
             };
             let then = at.and_then(|at| self.world.image_at(&id, at));
+            let seen = then.as_ref().map_or(now.as_ref().ok(), Option::as_ref);
+            if let Some(image) = seen {
+                let operation = call.operation_id.clone();
+                self.world.book().read.insert(operation, image.rules.clone());
+            }
             if let Some(then) = &then {
                 self.world.book().tally.stale += 1;
                 self.world.trace(|| {
@@ -218,6 +223,9 @@ impl Backend for Wire {
                 return then.clone().ok_or_else(none);
             }
             self.world.trace(|| format!("{} reads {id}: {}", self.who(), brief(now.as_ref().ok())));
+            if self.call.is_some() && self.world.has(Bug::AsPlanned) {
+                return now.map(|image| self.world.as_planned(&call.operation_id, image));
+            }
             if self.call.is_none() && self.world.has(Bug::BlindReads) {
                 return now.map(|image| GroupImage { rules: Arc::default(), ..image });
             }

@@ -75,6 +75,8 @@ pub struct Book {
     pub before: HashMap<GroupId, Vec<(Instant, Option<GroupImage>)>>,
     /// When rules came.
     pub births: HashMap<RuleId, Instant>,
+    /// The group as each operation read it last.
+    pub read: HashMap<String, Arc<Vec<Rule>>>,
     pub begun: HashMap<String, Begun>,
     /// When an intent was asked for, by operation.
     pub asked: HashMap<String, Instant>,
@@ -322,6 +324,21 @@ impl World {
         }
         self.book().effects.push(effect);
         applied
+    }
+
+    /// Others changed rules that stayed.
+    pub fn changed_outside(&self, before: GroupImage) {
+        let mut book = self.book();
+        let id = before.group.id.clone();
+        book.before.entry(id).or_default().push((Instant::now(), Some(before)));
+        book.effects.push(Effect {
+            operation: OUTSIDE.to_owned(),
+            attempt: 0,
+            removed: Vec::new(),
+            added: Vec::new(),
+            created: None,
+            deleted: None,
+        });
     }
 
     /// The group as it was at a time.
