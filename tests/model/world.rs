@@ -369,8 +369,13 @@ impl World {
             if !effect.added.is_empty() {
                 let group = GroupRef::Id(GroupId::new(&plan.group().group_id));
                 let now = self.image(&group).await;
+                // What others have made another rule of is not the one that was added: what remains is in
+                // docs/reliability.md.
+                let is_it = |one: &Rule, other: &Rule| {
+                    (&one.id, one.traffic, &one.peer) == (&other.id, other.traffic, &other.peer)
+                };
                 let there = |rule: &&Rule| {
-                    now.iter().any(|image| image.rules.iter().any(|other| other.id == rule.id))
+                    now.iter().any(|image| image.rules.iter().any(|other| is_it(rule, other)))
                 };
                 let there = effect.added.iter().filter(there);
                 standing.extend(there.map(|rule| format!("added {}", rule.id)));
