@@ -246,7 +246,7 @@ fn typed(parts: &Parts, operations: &TaskTracker) -> Typed {
         .layer(DetachLayer::new(operations.clone()))
         // One operation, one effect, one answer; and the group's turn. Pacing is around the backend: it counts EC2's
         // calls, not ours.
-        .layer(IdempotencyLayer::new(parts.books.clone()))
+        .layer(IdempotencyLayer::new(parts.books.clone(), operations.clone()))
         .service(use_cases(parts));
     BoxCloneSyncService::new(typed)
 }

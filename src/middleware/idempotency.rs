@@ -14,6 +14,7 @@ use std::{
 
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 
 use crate::{
@@ -57,19 +58,24 @@ pub struct Books {
 
 /// Makes operations idempotent.
 #[derive(Clone, Debug)]
-pub struct IdempotencyLayer(Books);
+pub struct IdempotencyLayer {
+    books: Books,
+    tasks: TaskTracker,
+}
 
 /// See [`IdempotencyLayer`].
 #[derive(Clone, Debug)]
 pub struct Idempotency {
     operations: Operations,
     books: Books,
+    tasks: TaskTracker,
 }
 
 /// One change on its way through the layer.
 struct Run {
     operations: Operations,
     books: Books,
+    tasks: TaskTracker,
     call: Call,
     target: Target,
     request: Value,
@@ -121,9 +127,10 @@ impl Books {
 }
 
 impl IdempotencyLayer {
-    /// With these books.
-    pub fn new(books: Books) -> Self {
-        Self(books)
+    /// With these books. What cannot be written into them at once is tried again by a task of `tasks`: a drain waits
+    /// for it.
+    pub fn new(books: Books, tasks: TaskTracker) -> Self {
+        Self { books, tasks }
     }
 }
 
@@ -131,7 +138,7 @@ impl Layer<Operations> for IdempotencyLayer {
     type Service = Idempotency;
 
     fn layer(&self, operations: Operations) -> Idempotency {
-        Idempotency { operations, books: self.0.clone() }
+        Idempotency { operations, books: self.books.clone(), tasks: self.tasks.clone() }
     }
 }
 
@@ -148,17 +155,22 @@ impl Service<Call> for Idempotency {
         if !call.command.is_mutation() {
             return self.operations.call(call);
         }
-        let Self { operations, books } = self.clone();
+        let Self { operations, books, tasks } = self.clone();
         let progress = call.meta.progress.clone();
         Box::pin(async move {
-            let answer = Run::begin(operations, books, call).await?.answer().await;
+            let answer = Run::begin(operations, books, tasks, call).await?.answer().await;
             answer.map_err(|error| own_up(error, progress.sent_operation()))
         })
     }
 }
 
 impl Run {
-    async fn begin(operations: Operations, books: Books, call: Call) -> Result<Self, Error> {
+    async fn begin(
+        operations: Operations,
+        books: Books,
+        tasks: TaskTracker,
+        call: Call,
+    ) -> Result<Self, Error> {
         if books.key_required && call.meta.key.is_none() {
             return Err(Error::invalid(vec![Violation::new(
                 "metadata.idempotency-key",
@@ -192,6 +204,7 @@ impl Run {
         Ok(Self {
             operations,
             books,
+            tasks,
             call,
             target,
             request,

@@ -15,6 +15,7 @@ use portcullis::{
     principal::{Peer, Principal},
 };
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{
@@ -52,7 +53,8 @@ async fn create(backend: Arc<dyn Backend>, time: Duration) -> Result<Outcome, Er
     }));
     let operations = Operations::new(backend, Arc::new(Access::allow_all()), Arc::new(SystemClock));
     let books = Books::in_memory(Terms::default(), Arc::new(SystemClock), Arc::new(ProtoScribe));
-    IdempotencyLayer::new(books).layer(operations).oneshot(Call { meta, command }).await
+    let layer = IdempotencyLayer::new(books, TaskTracker::new());
+    layer.layer(operations).oneshot(Call { meta, command }).await
 }
 
 /// One percent of EC2's budget: one change at once, and another after 20 seconds.

@@ -287,6 +287,16 @@ async fn a_change_that_was_made_is_answered_although_the_ledger_lags() {
 }
 
 #[tokio::test]
+async fn a_drain_waits_for_what_the_ledger_lags() {
+    let mut world = slow().await;
+    world.ledger.fail_moves.store(2, Ordering::SeqCst);
+    let answer = world.revoke("k", https(DEFAULT_VPC_GROUP)).await.unwrap().into_inner();
+    assert!(answer.warnings.iter().any(|warning| warning.kind() == WarningKind::LedgerLags));
+    let drained = world.server.stop().await.unwrap();
+    assert_eq!((drained.complete, world.states().await), (true, vec!["SUCCEEDED"]));
+}
+
+#[tokio::test]
 async fn a_ledger_that_does_not_answer_takes_no_answer_away() {
     let mut world = slow().await;
     world.ledger.hang_moves.store(1, Ordering::SeqCst);

@@ -334,7 +334,7 @@ async fn call(
     let mut service = ServiceBuilder::new()
         .layer(DetachLayer::new(TaskTracker::new()))
         .layer(MortalLayer(life))
-        .layer(IdempotencyLayer::new(books))
+        .layer(IdempotencyLayer::new(books, TaskTracker::new()))
         .service(operations);
     let deadline = Instant::now() + step.deadline;
     let meta = CallMeta {

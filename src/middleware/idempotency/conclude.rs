@@ -1,15 +1,15 @@
 //! The end of an operation: what its result means for the record, writing that down, and the answer.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Run, in_doubt};
 use crate::{
     error::{Error, Reason},
-    ledger::{Intended, Intent, Ledger, LedgerError, Move, Record, Recorded, SettledBy, State},
+    ledger::{Intended, Intent, LedgerError, Move, Record, Recorded, SettledBy, State},
     operations::{Answered, CallMeta, Journal, Outcome, audit, journal::Kept},
-    telemetry::{metrics::Metrics, trace},
+    telemetry::trace,
 };
 
 /// The first pause before a write is tried again; it doubles, up to the second.
@@ -116,7 +116,7 @@ impl Run {
                 tracing::error!(operation = record.id, %error, "the outcome could not be written down");
                 lags = true;
                 let until = Instant::now() + timing.hold();
-                keep_trying(self.writer(), record.id.clone(), record.fence, step.clone(), until);
+                self.keep_trying(record.id.clone(), record.fence, step.clone(), until);
             }
         }
         drop(self.turn.take());
@@ -223,44 +223,34 @@ impl Run {
         let note = "its intent was never acknowledged, and nothing was sent".to_owned();
         let step = Move { note: Some(note), ..Move::to(State::Released) };
         let until = Instant::now() + self.books.timing.hold();
-        keep_trying(self.writer(), id.clone(), fence + 1, step, until);
+        self.keep_trying(id.clone(), fence + 1, step, until);
     }
 
     fn left(&self, record: &Record) {
         audit::left(self.operations.metrics(), record);
     }
 
-    /// What a write that is tried again needs.
-    fn writer(&self) -> (Arc<dyn Ledger>, Metrics) {
-        (self.books.ledger.clone(), self.operations.metrics().clone())
+    /// Tries a write again until it is done, is refused, or is somebody else's to do.
+    fn keep_trying(&self, id: String, fence: u64, step: Move, until: Instant) {
+        let (ledger, metrics) = (self.books.ledger.clone(), self.operations.metrics().clone());
+        self.tasks.spawn(async move {
+            let mut pause = RETRY;
+            while Instant::now() < until {
+                sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+                match ledger.advance(&id, fence, &step).await {
+                    Err(LedgerError::Unavailable(_)) => {}
+                    Ok(record) => return audit::left(&metrics, &record),
+                    Err(_) => return,
+                }
+            }
+        });
     }
 }
 
 /// A read that shows an earlier attempt's effect is not EC2's answer.
 fn settled_by(read_back: bool) -> SettledBy {
     if read_back { SettledBy::ReadBack } else { SettledBy::Ec2Answer }
-}
-
-/// Tries a write again until it is done, is refused, or is somebody else's to do.
-fn keep_trying(
-    (ledger, metrics): (Arc<dyn Ledger>, Metrics),
-    id: String,
-    fence: u64,
-    step: Move,
-    until: Instant,
-) {
-    tokio::spawn(async move {
-        let mut pause = RETRY;
-        while Instant::now() < until {
-            sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
-            match ledger.advance(&id, fence, &step).await {
-                Err(LedgerError::Unavailable(_)) => {}
-                Ok(record) => return audit::left(&metrics, &record),
-                Err(_) => return,
-            }
-        }
-    });
 }
 
 fn to_verify(result: &Result<Outcome, Error>) -> Option<Vec<crate::rule::RuleId>> {
