@@ -168,21 +168,27 @@ impl Sqlite {
         &self,
         act: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let (job, answer) = Call::boxed(act);
+        let (job, mut answer) = Call::boxed(act);
+        // Whether it was committed before the writer ended is open.
+        let ended = || Err(LedgerError::Unavailable("the writer has ended".to_owned()));
         match &self.driver {
             Driver::Thread(running) => {
                 let queue = self.queue(running)?;
                 if queue.send(job).await.is_err() {
-                    return Err(LedgerError::Unavailable("the writer has ended".to_owned()));
+                    return ended();
+                }
+                tokio::select! {
+                    biased;
+                    answer = &mut answer => answer.unwrap_or_else(|_| ended()),
+                    // What is sent while a writer ends can stay in its queue, unanswered.
+                    () = queue.closed() => answer.try_recv().unwrap_or_else(|_| ended()),
                 }
             }
             Driver::Caller(writer) => {
                 writer.lock().unwrap_or_else(PoisonError::into_inner).commit(job, || None);
+                answer.await.unwrap_or_else(|_| ended())
             }
         }
-        // Whether it was committed before the writer ended is open.
-        let ended = |_| Err(LedgerError::Unavailable("the writer has ended".to_owned()));
-        answer.await.unwrap_or_else(ended)
     }
 
     /// The writer's queue; a writer that has ended is followed by another.
