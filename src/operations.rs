@@ -47,7 +47,7 @@ pub use authorize::Authorize;
 pub use groups::{Create, Delete};
 pub use journal::{Journal, Timing};
 pub use revoke::{OnUnknown, Revoke, RevokeOutcome};
-pub(crate) use settle::{Settled, Settler};
+pub(crate) use settle::Settler;
 pub use warn::{Warning, WarningKind};
 
 use revoke::Verification;
@@ -257,10 +257,8 @@ impl Operations {
             (work.context.lane, work.context.read_lane) = (Lane::Incident, Lane::Incident);
         }
         // Before any read, so that a change that cannot be sent in time costs EC2 nothing.
-        if let Some(action) = mutation
-            && let Some(reserved) = work.backend.reserve(&work.context, &work.target, action)
-        {
-            reserved.await.map_err(|error| Error::from_backend(error, ""))?;
+        if let Some(action) = mutation {
+            work.reserve(action).await?;
         }
         match command {
             Command::Revoke(request) => revoke::run(&work, request).await,
@@ -333,6 +331,16 @@ impl Service<Call> for Operations {
 // === impl Work ===
 
 impl Work<'_> {
+    /// Waits for a slot of EC2's budget. What is chosen by a read is chosen after it: a slot can be long in coming. False:
+    /// there is nothing to wait for.
+    pub(crate) async fn reserve(&self, action: pacing::Action) -> Result<bool, Error> {
+        let Some(reserved) = self.backend.reserve(&self.context, &self.target, action) else {
+            return Ok(false);
+        };
+        reserved.await.map_err(|error| Error::from_backend(error, ""))?;
+        Ok(true)
+    }
+
     /// Writes the intent, and marks the call as sent: with what comes back it may be sent now. An error if its caller
     /// has gone, or the intent could not be written: then it must never be sent.
     pub(crate) async fn begin_sending(&self, plan: Plan) -> Result<CallContext, Error> {
@@ -416,10 +424,7 @@ impl Command {
     /// EC2's action, if the command changes something.
     fn mutation(&self) -> Option<pacing::Action> {
         let action = match self {
-            Self::Revoke(request) => match request.direction {
-                Direction::Egress => pacing::Action::RevokeEgress,
-                Direction::Ingress => pacing::Action::RevokeIngress,
-            },
+            Self::Revoke(request) => revoke::paced_as(request.direction),
             Self::Authorize(request) => match request.rules.direction {
                 Direction::Egress => pacing::Action::AuthorizeEgress,
                 Direction::Ingress => pacing::Action::AuthorizeIngress,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 
@@ -25,8 +25,8 @@ use crate::{
         memory::Memory, record::to_millis, turns::MAX_OF_GROUP,
     },
     operations::{
-        Answered, Call, CallMeta, Journal, Operations, Outcome, Reply, Scribe, Settled, Settler,
-        Timing, canonical, journal::unavailable,
+        Answered, Call, CallMeta, Journal, Operations, Outcome, Reply, Scribe, Settler, Timing,
+        canonical, journal::unavailable,
     },
     rule::{GroupRef, Target, Violation, permission::excerpt},
     telemetry::{metrics::Metrics, trace},
@@ -355,19 +355,34 @@ impl Run {
         Err(Error::later(Reason::GroupInDoubt, message, held))
     }
 
-    async fn settle(&self, record: &Record, live: bool) -> Result<Settled, Error> {
+    /// Settles it, and waits for that as long as this call may. It goes on by itself: what takes two reads would never be
+    /// settled if calls that have no time for them ended it again and again.
+    async fn settle(&self, record: &Record, live: bool) -> Result<(), Error> {
         let mut meta = self.call.meta.clone();
         meta.operation_id = record.id.as_str().into();
-        let Books { ledger, scribe, timing, .. } = &self.books;
-        let settler = Settler {
-            operations: &self.operations,
-            ledger: ledger.as_ref(),
-            scribe: scribe.as_ref(),
-            timing: *timing,
-            meta: &meta,
-            live,
+        let live = live.then_some(meta.deadline);
+        meta.deadline = meta.deadline.max(Instant::now() + settling::BOUND);
+        let (operations, books, record) =
+            (self.operations.clone(), self.books.clone(), record.clone());
+        let settling = async move {
+            let Books { ledger, scribe, timing, .. } = &books;
+            let settler = Settler {
+                operations: &operations,
+                ledger: ledger.as_ref(),
+                scribe: scribe.as_ref(),
+                timing: *timing,
+                meta: &meta,
+                live,
+            };
+            settler.settle(&record).await
         };
-        settler.settle(record).await.map_err(unavailable)
+        let task = self.tasks.spawn(trace::carried(settling));
+        match timeout_at(self.last_moment(), task).await {
+            Ok(Ok(settled)) => settled.map_err(unavailable),
+            Ok(Err(error)) => Err(Error::internal(format!("settling: {error}"))),
+            // The next look finds it held.
+            Err(_) => Ok(()),
+        }
     }
 
     /// Waits until the record may have changed, or `until`: true. False: it is the last moment to answer.

@@ -42,8 +42,14 @@ pub(super) async fn run(work: &Work<'_>, request: Authorize) -> Result<Outcome, 
         }
         Err(error) => {
             let error = work.sent_error(error, &name);
-            let ours = work.again() && error.reason == Reason::InvalidPermissionDuplicate;
-            match settle::done_after_all(work, &plan, ours).await {
+            // What was there before the earlier attempt is not its doing.
+            let was_there = matches!(
+                work.earlier(),
+                Some(Plan::Authorize { present, .. }) if !present.is_empty()
+            );
+            let ours =
+                work.again() && !was_there && error.reason == Reason::InvalidPermissionDuplicate;
+            match settle::done_after_all(work, &plan, ours).await? {
                 Some(outcome) => Ok(outcome),
                 None => Err(error),
             }

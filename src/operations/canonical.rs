@@ -14,6 +14,8 @@ use crate::{
 /// Changes when the form does, so that an old fingerprint is never taken for a new one.
 const VERSION: &str = "portcullis.v1/2";
 
+const REVOKE_MATCHED: &str = "REVOKE_MATCHED";
+
 /// A mutation in canonical form. Whether it is verified afterwards is not part of it: that changes nothing.
 pub fn request(target: &Target, command: &Command) -> Value {
     let mut form = Map::new();
@@ -33,7 +35,7 @@ pub fn request(target: &Target, command: &Command) -> Value {
             let on_unknown = match request.on_unknown {
                 OnUnknown::AsEc2 => "UNSPECIFIED",
                 OnUnknown::Fail => "FAIL",
-                OnUnknown::RevokeMatched => "REVOKE_MATCHED",
+                OnUnknown::RevokeMatched => REVOKE_MATCHED,
             };
             form.insert("OnUnknown".to_owned(), on_unknown.into());
         }
@@ -53,6 +55,11 @@ pub fn request(target: &Target, command: &Command) -> Value {
         Command::DescribeGroups(_) | Command::DescribeRules(_) => {}
     }
     Value::Object(form)
+}
+
+/// Whether a recorded request is a revoke of what matches, whatever else it names.
+pub fn revokes_matched(request: &Value) -> bool {
+    request.get("OnUnknown").and_then(Value::as_str) == Some(REVOKE_MATCHED)
 }
 
 fn group(form: &mut Map<String, Value>, group: &GroupRef) {

@@ -146,7 +146,7 @@ pub(super) async fn create(work: &Work<'_>, Create(mut request): Create) -> Resu
         Err(error) => {
             let error = work.sent_error(error, &request.name);
             let ours = work.again() && error.reason == Reason::InvalidGroupDuplicate;
-            match settle::done_after_all(work, &plan, ours).await {
+            match settle::done_after_all(work, &plan, ours).await? {
                 Some(outcome) => Ok(outcome),
                 None => Err(error),
             }
@@ -182,7 +182,7 @@ pub(super) async fn delete(work: &Work<'_>, Delete(mut request): Delete) -> Resu
         Err(error) => {
             let error = work.sent_error(error, &name);
             let ours = work.again() && error.reason == Reason::InvalidGroupNotFound;
-            match settle::done_after_all(work, &plan, ours).await {
+            match settle::done_after_all(work, &plan, ours).await? {
                 Some(outcome) => Ok(outcome),
                 None => Err(error),
             }

@@ -9,6 +9,8 @@ use crate::{
     rule::{GroupId, GroupRef, Peer, RuleSpec},
 };
 
+const NO_SUCH_GROUP: &str = "InvalidGroup.NotFound";
+
 /// In a default VPC a peer may be a group by name. A name that is not found stays, for EC2 to refuse.
 ///
 /// Where policies decide, nothing that they could not see must reach EC2: then what comes back is the refusal of the
@@ -35,7 +37,7 @@ pub(super) async fn resolve(
             let group = GroupRef::Name(name.clone());
             let id = match work.backend.image(&work.context, &work.target, &group).await {
                 Ok(found) => Some(found.group.id.clone()),
-                Err(BackendError::Refused(_)) => None,
+                Err(BackendError::Refused(refusal)) if refusal.code == NO_SUCH_GROUP => None,
                 Err(error) => return Err(Error::from_backend(error, name)),
             };
             known.insert(name.clone(), id);
@@ -43,9 +45,9 @@ pub(super) async fn resolve(
         match known.get(name).cloned().flatten() {
             Some(id) => peer.group_id = Some(id),
             None if work.access.enforces() && refusal.is_none() => {
-                let code = "InvalidGroup.NotFound";
                 let message = format!("The security group '{name}' does not exist");
-                let mut error = Error::from_backend(Refusal::new(code, message).into(), name);
+                let mut error =
+                    Error::from_backend(Refusal::new(NO_SUCH_GROUP, message).into(), name);
                 // Nothing was sent, and EC2 said nothing of it.
                 error.ec2 = None;
                 refusal = Some(error);

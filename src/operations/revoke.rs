@@ -5,7 +5,9 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Outcome, Warning, WarningKind, Work, decide, is_dry_run_success, journal, names, settle, warn,
+    Outcome, Warning, WarningKind, Work, decide, is_dry_run_success,
+    journal::{self, SECOND_LOOK},
+    names, settle, warn,
 };
 use crate::{
     access::{Action, Circumstances},
@@ -15,23 +17,20 @@ use crate::{
     },
     error::{Detail, Error, Reason, Unknown},
     ledger::{Plan, stored::StoredRule},
+    pacing,
     rule::{Direction, GroupRef, Rule, RuleId, expand, matching::match_specs},
 };
 
 mod missing;
+mod verify;
 
 pub(super) use missing::unknown_of_record;
 use missing::{Missing, explain_permissions, explain_refusal, split, unknown_error};
+pub use verify::Verification;
+pub(super) use verify::verify;
 
 /// How often rule ids are chosen anew when the group changes between reading and sending.
 const MAX_ROUNDS: usize = 3;
-
-/// The first pause between two reads that verify a change; it doubles up to [`VERIFY_PAUSE_MAX`].
-const VERIFY_PAUSE: Duration = Duration::from_millis(100);
-const VERIFY_PAUSE_MAX: Duration = Duration::from_secs(2);
-
-/// How long before the deadline verifying gives up, so that the answer is in time.
-const VERIFY_RESERVE: Duration = Duration::from_millis(500);
 
 /// The request of a revoke.
 #[derive(Clone, Debug)]
@@ -89,15 +88,12 @@ pub enum Extent {
     Nothing,
 }
 
-/// The result of reading a group back.
-#[derive(Debug)]
-pub struct Verification {
-    /// Whether the change was seen.
-    pub visible: bool,
-    /// How many reads it took.
-    pub attempts: i32,
-    /// When the last was answered.
-    pub checked_at: std::time::SystemTime,
+/// Whose budget a revoke is of.
+pub(super) fn paced_as(direction: Direction) -> pacing::Action {
+    match direction {
+        Direction::Egress => pacing::Action::RevokeEgress,
+        Direction::Ingress => pacing::Action::RevokeIngress,
+    }
 }
 
 /// Revokes.
@@ -139,7 +135,7 @@ pub(super) async fn run(work: &Work<'_>, mut request: Revoke) -> Result<Outcome,
         ),
     };
     if let Some(planned) = planned
-        && let Some(done) = settle::done_after_all(work, &planned, ours).await
+        && let Some(done) = settle::done_after_all(work, &planned, ours).await?
     {
         work.nothing_to_send(planned);
         return Ok(done);
@@ -386,16 +382,26 @@ async fn by_matching(
             work.nothing_to_send(plan(request, &image, &ids, &missing));
             return Ok(Done { image, revoked: None, unknown, unknown_count });
         }
+        if round > MAX_ROUNDS {
+            // The same call may well do it.
+            let message =
+                "others change these rules all the time, or reads lag behind; nothing was removed";
+            let error = Error::later(Reason::OperationInProgress, message, SECOND_LOOK);
+            return Err(Error { operation_id: work.meta.progress.sent_operation(), ..error });
+        }
         let context = work.begin_sending(plan(request, &image, &ids, &missing)).await?;
         match send(work, &context, request, Selection::Ids(ids.clone()), false).await {
             Ok(revoked) => {
                 work.answered(revoked.request_id.as_ref());
                 return Ok(Done { image, revoked: Some(revoked), unknown, unknown_count });
             }
-            Err(BackendError::Refused(refusal)) if is_unknown(&refusal) && round < MAX_ROUNDS => {
+            Err(BackendError::Refused(refusal)) if is_unknown(&refusal) => {
                 // Somebody else was quicker with one of them. Nothing was removed: read and choose again.
                 work.answered(refusal.request_id.as_ref());
-                pause(work, work.backend.read_lag()).await;
+                work.reserve(paced_as(request.direction)).await?;
+                let last = round == MAX_ROUNDS;
+                let lag = work.backend.read_lag();
+                pause(work, if last { lag.max(SECOND_LOOK) } else { lag }).await;
                 image = read_again(work, request, &selection).await?;
                 (ids, missing) = split(request.direction, &image, &selection);
             }
@@ -556,25 +562,4 @@ fn is_unknown(refusal: &Refusal) -> bool {
         refusal.code.as_str(),
         "InvalidPermission.NotFound" | "InvalidSecurityGroupRuleId.NotFound"
     )
-}
-
-// === verifying ===
-
-/// Reads the group back until none of `removed` shows, or the deadline nears.
-pub(super) async fn verify(work: &Work<'_>, group: &GroupRef, removed: &[RuleId]) -> Verification {
-    let last = work.meta.deadline.checked_sub(VERIFY_RESERVE).unwrap_or(work.meta.deadline);
-    let mut wait = VERIFY_PAUSE;
-    let mut attempts = 0;
-    loop {
-        let image = work.backend.image(&work.context, &work.target, group).await;
-        attempts += 1;
-        let visible =
-            image.is_ok_and(|image| !image.rules.iter().any(|rule| removed.contains(&rule.id)));
-        let next = Instant::now() + wait;
-        if visible || next >= last {
-            return Verification { visible, attempts, checked_at: work.clock.now() };
-        }
-        sleep_until(next).await;
-        wait = (wait * 2).min(VERIFY_PAUSE_MAX);
-    }
 }

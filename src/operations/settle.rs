@@ -1,12 +1,12 @@
 //! Settling: finding out what became of an operation whose answer was lost, by holding a fresh read against what the
 //! record says of the time before (design.md section 3, docs/reliability.md).
 //!
-//! [`judge`] is pure and says what one read shows. The rest decides how many reads prove what, and writes it down.
+//! [`mod@judge`] is pure and says what one read shows. The rest decides how many reads prove what, and writes it down.
 //! Whoever settles without a live caller only reads. A live caller may send what is left once more, by rule ids.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     CallMeta, Operations, Outcome, RevokeOutcome, Scribe, Timing, Warning, WarningKind, Work,
@@ -14,21 +14,20 @@ use super::{
 };
 use crate::{
     backend::{
-        Authorized, BackendError, Created, Deleted, DescribeGroups, Filter, GroupImage, OwnedRule,
-        RevokeRules, RevokedRule, Selection,
+        Authorized, BackendError, Created, Deleted, DescribeGroups, Failure, Filter, GroupImage,
+        OwnedRule, RevokeRules, RevokedRule, Selection,
     },
     error::{Error, Reason},
     ledger::{
-        Ledger, LedgerError, Move, Plan, Record, Recorded, SettledBy, State,
-        stored::{StoredRule, StoredTag},
+        Ledger, LedgerError, Move, Plan, Record, Recorded, SettledBy, State, stored::StoredRule,
     },
-    rule::{
-        AccountId, Direction, GroupId, GroupRef, Rule, RuleId, Tag, Target, matching::same_rule,
-    },
+    rule::{AccountId, Direction, GroupId, GroupRef, RuleId, Tag, Target, matching::same_rule},
 };
 
+mod judge;
 mod operator;
 
+use judge::{Seen, judge, same_tags};
 pub(super) use operator::by_operator;
 
 /// The pause before the next look at what could not be decided; it doubles with every look, up to the second.
@@ -41,110 +40,6 @@ const MAX_LOOKS: u32 = 7;
 /// How often a live caller sends what is left.
 const MAX_ROUNDS: usize = 3;
 
-/// What became of settling.
-#[derive(Debug)]
-pub(crate) enum Settled {
-    /// The record has moved to a state that is not unsettled; or somebody else has it.
-    Moved,
-    /// It cannot be told yet.
-    Later,
-}
-
-/// What one read shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    /// What was asked for is there.
-    Done,
-    /// Everything is as it was before.
-    NotDone,
-    /// Some of the rules are gone; these are left.
-    Part(Vec<RuleId>),
-    /// Neither what was there before nor what was asked for.
-    Conflict(String),
-}
-
-/// Holds a read against a plan. `image`: the group as it is now; none if there is no such group.
-pub(super) fn judge(plan: &Plan, image: Option<&GroupImage>) -> Seen {
-    match plan {
-        Plan::Revoke { rules, .. } => judge_revoke(rules, image),
-        Plan::Authorize { rules, tags, present, .. } => {
-            judge_authorize(rules, tags, present, image)
-        }
-        Plan::Create { .. } if image.is_some() => Seen::Done,
-        Plan::Create { .. } => Seen::NotDone,
-        Plan::Delete { .. } if image.is_none() => Seen::Done,
-        Plan::Delete { .. } => Seen::NotDone,
-    }
-}
-
-/// By ids alone: the same properties under another id were added by somebody since, and a rule that was modified
-/// meanwhile has not gone.
-fn judge_revoke(rules: &[StoredRule], image: Option<&GroupImage>) -> Seen {
-    if rules.is_empty() {
-        return Seen::NotDone;
-    }
-    let now = image.map_or(&[][..], |image| &image.rules);
-    let ids = rules.iter().filter_map(|rule| rule.security_group_rule_id.as_deref());
-    let left: Vec<RuleId> =
-        ids.filter(|id| now.iter().any(|rule| rule.id.as_str() == *id)).map(RuleId::new).collect();
-    match left.len() {
-        0 => Seen::Done,
-        all if all == rules.len() => Seen::NotDone,
-        _ => Seen::Part(left),
-    }
-}
-
-fn judge_authorize(
-    rules: &[StoredRule],
-    tags: &[StoredTag],
-    present: &[StoredRule],
-    image: Option<&GroupImage>,
-) -> Seen {
-    let now = image.map_or(&[][..], |image| &image.rules);
-    // EC2 refuses the whole call if one of its rules is there already. One that has gone since may have gone before the
-    // call came.
-    let was_there = |stored: &StoredRule| {
-        now.iter().any(|rule| Some(rule.id.as_str()) == stored.security_group_rule_id.as_deref())
-    };
-    if present.iter().any(was_there) {
-        return Seen::NotDone;
-    }
-    let tags: Vec<Tag> = tags.iter().map(Tag::from).collect();
-    let (mut there, mut other) = (0, Vec::new());
-    for stored in rules {
-        let Some(spec) = stored.to_spec() else {
-            return Seen::Conflict("the record's rules cannot be read".to_owned());
-        };
-        let direction = stored.direction();
-        let same = |rule: &&Rule| rule.direction == direction && same_rule(&spec, rule);
-        let Some(rule) = now.iter().find(same) else { continue };
-        there += 1;
-        let as_intended = rule.description.as_deref().unwrap_or_default()
-            == spec.description.as_deref().unwrap_or_default()
-            && same_tags(rule.tags(), &tags);
-        if !as_intended {
-            other.push(rule.id.to_string());
-        }
-    }
-    match (there, other.as_slice()) {
-        (0, _) => Seen::NotDone,
-        (there, []) if there == rules.len() => Seen::Done,
-        (_, []) => Seen::Conflict("some of the rules are there and some are not".to_owned()),
-        (_, other) => Seen::Conflict(format!(
-            "{} differs from the intent in description or tags",
-            other.join(", ")
-        )),
-    }
-}
-
-/// Whether every tag of the intent is there. AWS's own are not ours to compare.
-fn same_tags(there: &[Tag], intended: &[Tag]) -> bool {
-    let own = there.iter().filter(|tag| !tag.key.starts_with("aws:")).count();
-    own == intended.len() && intended.iter().all(|tag| there.contains(tag))
-}
-
-// === settling a record ===
-
 /// What settles.
 pub(crate) struct Settler<'a> {
     pub(crate) operations: &'a Operations,
@@ -153,8 +48,9 @@ pub(crate) struct Settler<'a> {
     pub(crate) timing: Timing,
     /// The call on whose behalf it is settled; for one without a caller, one made up for it.
     pub(crate) meta: &'a CallMeta,
-    /// Whether that call has the record's key, so that what is left may be sent once more, if policies still allow it.
-    pub(crate) live: bool,
+    /// Until when that call waits, if it has the record's key: so long what is left may be sent once more, if policies
+    /// still allow it. Reading goes on after that.
+    pub(crate) live: Option<Instant>,
 }
 
 /// How a look at a record ended.
@@ -170,10 +66,10 @@ enum Verdict {
 
 impl Settler<'_> {
     /// Takes a record over whose hold has ended, and settles it if it can be told.
-    pub(crate) async fn settle(&self, record: &Record) -> Result<Settled, LedgerError> {
+    pub(crate) async fn settle(&self, record: &Record) -> Result<(), LedgerError> {
         let hold = self.timing.settling();
         let Some(held) = self.ledger.take_over(&record.id, record.fence, hold).await? else {
-            return Ok(Settled::Moved);
+            return Ok(());
         };
         let mut holder = Holder { settler: self, record: held, ec2_request_id: None };
         let verdict = holder.look().await?;
@@ -191,20 +87,20 @@ impl Settler<'_> {
                 let hold = self.timing.attempt + self.timing.grace;
                 Move { note: Some(why), hold, ..Move::to(State::InDoubt) }
             }
-            Verdict::Lost => return Ok(Settled::Moved),
+            Verdict::Lost => return Ok(()),
         };
         let step = Move { ec2_request_id, ..step };
         let record = &holder.record;
         match self.ledger.advance(&record.id, record.fence, &step).await {
             Ok(record) if record.state.is_unsettled() => {
                 tracing::debug!(operation = record.id, note = step.note, "not settled yet");
-                Ok(Settled::Later)
+                Ok(())
             }
             Ok(record) => {
                 audit::left(&self.operations.metrics, &record);
-                Ok(Settled::Moved)
+                Ok(())
             }
-            Err(LedgerError::Fenced) => Ok(Settled::Moved),
+            Err(LedgerError::Fenced) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -231,38 +127,44 @@ impl Holder<'_> {
             return Ok(step(State::Unresolved, None, why));
         }
         let work = operations.work(meta, target, true);
-        let mut sent = false;
-        for _ in 0..MAX_ROUNDS {
+        let (mut sent, mut has_slot) = (false, false);
+        // Twice as often: what was read before a slot came is read again.
+        for _ in 0..2 * MAX_ROUNDS {
             let plan = self.record.plan.clone();
             let image = match read(&work, &plan, &self.record.id).await {
                 Ok(image) => image,
                 Err((why, hopeless)) => return Ok(Verdict::Unclear(why, hopeless)),
             };
-            match judge(&plan, image.as_ref()) {
+            let part = match judge(&plan, image.as_ref()) {
                 Seen::Done => return Ok(self.done(&work, &plan, image).await),
-                Seen::NotDone => {
-                    let left = self.resend(&work, &plan, image.as_ref(), None);
-                    match left {
-                        Some(left) => match self.send(&work, &plan, left).await? {
-                            Some(verdict) => return Ok(verdict),
-                            None => sent = true,
-                        },
-                        None if sent => return Ok(unclear("what was sent again shows no effect")),
-                        None => return Ok(self.twice(&work, &plan).await),
-                    }
-                }
-                Seen::Part(left) => match self.resend(&work, &plan, image.as_ref(), Some(left)) {
-                    Some(left) => match self.send(&work, &plan, left).await? {
-                        Some(verdict) => return Ok(verdict),
-                        None => sent = true,
-                    },
-                    None => {
-                        let why = "some of the rules are gone and some are not".to_owned();
-                        return Ok(Verdict::Unclear(why, true));
-                    }
-                },
                 Seen::Conflict(why) => return Ok(Verdict::Unclear(why, true)),
+                Seen::NotDone => None,
+                Seen::Part(left) => Some(left),
+            };
+            let is_part = part.is_some();
+            let Some(left) = self.resend(&work, &plan, image.as_ref(), part) else {
+                return Ok(match (is_part, sent) {
+                    (true, _) => {
+                        let why = "some of the rules are gone and some are not".to_owned();
+                        Verdict::Unclear(why, true)
+                    }
+                    (false, true) => unclear("what was sent again shows no effect"),
+                    (false, false) => self.twice(&work, &plan).await,
+                });
+            };
+            if !has_slot {
+                match self.reserve(&work, &plan).await {
+                    Ok(waited) => has_slot = waited,
+                    Err(why) => return Ok(unclear(&why)),
+                }
+                if has_slot {
+                    continue;
+                }
             }
+            if let Some(verdict) = self.send(&work, &plan, left).await? {
+                return Ok(verdict);
+            }
+            (sent, has_slot) = (true, false);
         }
         Ok(unclear("others change the group all the time"))
     }
@@ -280,8 +182,11 @@ impl Holder<'_> {
     ) -> Option<Vec<RuleId>> {
         let Plan::Revoke { rules, unmatched, unmatched_ids, .. } = plan else { return None };
         let only_these = unmatched.is_empty() && unmatched_ids.is_empty();
-        // A part is gone, so EC2 took the request: then the rest may go whatever else was asked for.
-        if !self.settler.live || rules.is_empty() || !(only_these || left.is_some()) {
+        // Where what matches nothing spoils the rest, somebody else took the part that is gone: EC2 refused the request.
+        let takes_part = left.is_some()
+            && (canonical::revokes_matched(&self.record.request)
+                || unmatched_ids.is_empty() && image?.in_default_vpc == Some(true));
+        if self.has_gone() || rules.is_empty() || !(only_these || takes_part) {
             return None;
         }
         let ids = rules.iter().filter_map(|rule| rule.security_group_rule_id.as_deref());
@@ -296,6 +201,23 @@ impl Holder<'_> {
         }
         revoke::may_revoke_ids(work, plan.direction()?, image, left.clone()).ok()?;
         Some(left)
+    }
+
+    /// Whether nobody waits who may send.
+    fn has_gone(&self) -> bool {
+        self.settler.live.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Waits for a slot of EC2's budget, as long as there is a live caller. False: there is nothing to wait for.
+    async fn reserve(&self, work: &Work<'_>, plan: &Plan) -> Result<bool, String> {
+        let (Some(until), Some(direction)) = (self.settler.live, plan.direction()) else {
+            return Ok(false);
+        };
+        match timeout_at(until, work.reserve(revoke::paced_as(direction))).await {
+            Ok(Ok(waited)) => Ok(waited),
+            Ok(Err(error)) => Err(format!("not sent again: {}", error.reason.as_str())),
+            Err(_) => Err("not sent again: its caller has gone".to_owned()),
+        }
     }
 
     /// Sends what is left. None: read again.
@@ -322,10 +244,7 @@ impl Holder<'_> {
         }
         let in_time = Instant::now() + timing.attempt <= started + timing.lease;
         let operation_id = meta.operation_id.clone();
-        if !in_time
-            || meta.deadline <= Instant::now()
-            || !meta.progress.begin_sending(&operation_id)
-        {
+        if !in_time || self.has_gone() || !meta.progress.begin_sending(&operation_id) {
             // Not sent; what was sent before is as much in doubt as it was.
             return Ok(Some(unclear("its caller has gone")));
         }
@@ -466,10 +385,14 @@ fn absent_or(error: BackendError) -> Result<Option<GroupImage>, (String, bool)> 
 }
 
 /// For an attempt that EC2 refused because the thing is done already, after one whose answer was lost: the outcome, if it
-/// was that one that did it. `ours`: whether that may be so.
-pub(super) async fn done_after_all(work: &Work<'_>, plan: &Plan, ours: bool) -> Option<Outcome> {
+/// was that one that did it. `ours`: whether that may be so. An error: it cannot be told yet.
+pub(super) async fn done_after_all(
+    work: &Work<'_>,
+    plan: &Plan,
+    ours: bool,
+) -> Result<Option<Outcome>, Error> {
     if !ours {
-        return None;
+        return Ok(None);
     }
     // The pre-image of this attempt may have it already.
     let plan = match plan.clone() {
@@ -478,12 +401,21 @@ pub(super) async fn done_after_all(work: &Work<'_>, plan: &Plan, ours: bool) -> 
         }
         plan => plan,
     };
-    let image = read(work, &plan, &work.meta.operation_id).await.ok()?;
-    if judge(&plan, image.as_ref()) != Seen::Done {
-        return None;
+    let mut seen = read(work, &plan, &work.meta.operation_id).await;
+    if !matches!(&seen, Ok(image) if judge(&plan, image.as_ref()) == Seen::Done) {
+        // What EC2 says and what a read shows can be of different times (R47).
+        pause(SECOND_LOOK.max(work.backend.read_lag()), Some(work.meta.deadline)).await;
+        seen = read(work, &plan, &work.meta.operation_id).await;
     }
-    work.is_read_back();
-    Some(outcome(work, &plan, image, read_back()).await)
+    match seen {
+        Ok(image) if judge(&plan, image.as_ref()) == Seen::Done => {
+            work.is_read_back();
+            Ok(Some(outcome(work, &plan, image, read_back()).await))
+        }
+        Ok(_) => Ok(None),
+        // An attempt that may have done it is not denied.
+        Err((why, _)) => Err(work.sent_error(BackendError::OutcomeUnknown(Failure::new(why)), "")),
+    }
 }
 
 /// A further attempt of a revoke of which reads alone said that it had no effect: the outcome, if the effect shows by now

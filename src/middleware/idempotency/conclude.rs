@@ -115,8 +115,8 @@ impl Run {
                 // What was done is not turned into an error by bookkeeping.
                 tracing::error!(operation = record.id, %error, "the outcome could not be written down");
                 lags = true;
-                let until = Instant::now() + timing.hold();
-                self.keep_trying(record.id.clone(), record.fence, step.clone(), until);
+                // As long as nobody else has settled it.
+                self.keep_trying(record.id.clone(), record.fence, step.clone(), None);
             }
         }
         drop(self.turn.take());
@@ -223,19 +223,19 @@ impl Run {
         let note = "its intent was never acknowledged, and nothing was sent".to_owned();
         let step = Move { note: Some(note), ..Move::to(State::Released) };
         let until = Instant::now() + self.books.timing.hold();
-        self.keep_trying(id.clone(), fence + 1, step, until);
+        self.keep_trying(id.clone(), fence + 1, step, Some(until));
     }
 
     fn left(&self, record: &Record) {
         audit::left(self.operations.metrics(), record);
     }
 
-    /// Tries a write again until it is done, is refused, or is somebody else's to do.
-    fn keep_trying(&self, id: String, fence: u64, step: Move, until: Instant) {
+    /// Tries a write again until it is done, is refused, or is somebody else's to do; `until` then at most.
+    fn keep_trying(&self, id: String, fence: u64, step: Move, until: Option<Instant>) {
         let (ledger, metrics) = (self.books.ledger.clone(), self.operations.metrics().clone());
         self.tasks.spawn(async move {
             let mut pause = RETRY;
-            while Instant::now() < until {
+            while until.is_none_or(|until| Instant::now() < until) {
                 sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MAX);
                 match ledger.advance(&id, fence, &step).await {

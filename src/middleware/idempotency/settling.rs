@@ -29,7 +29,7 @@ const OF_TARGET: usize = 8;
 const WAITING: usize = 64;
 
 /// How long settling one of them may take.
-const BOUND: Duration = Duration::from_secs(30);
+pub(super) const BOUND: Duration = Duration::from_secs(30);
 
 /// How many records are read together, and how often in one look. The next look goes on where this one ended.
 const PAGE: usize = 200;
@@ -294,9 +294,9 @@ async fn settle(operations: &Operations, books: &Books, record: Record) -> Resul
         scribe: books.scribe.as_ref(),
         timing: books.timing,
         meta: &meta,
-        live: false,
+        live: None,
     };
-    settler.settle(&record).await.map(|_| ())
+    settler.settle(&record).await
 }
 
 #[cfg(test)]
