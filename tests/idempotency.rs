@@ -6,6 +6,8 @@
 #[allow(dead_code, reason = "the service's tests use the rest")]
 mod support;
 
+#[path = "idempotency/again.rs"]
+mod again;
 #[path = "idempotency/doubt.rs"]
 mod doubt;
 #[path = "idempotency/faulty.rs"]

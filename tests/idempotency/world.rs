@@ -11,7 +11,7 @@ use portcullis::{
         },
         scribe::ProtoScribe,
     },
-    backend::{Backend, CallContext, RevokeRules, Selection, sandbox::Sandbox},
+    backend::{Backend, CallContext, RevokeRules, Selection, paced::Paced, sandbox::Sandbox},
     clock::SystemClock,
     ledger::{Filter, Ledger, Record, Terms, memory::Memory},
     middleware::idempotency::Books,
@@ -57,6 +57,23 @@ pub async fn start_timed(access: Access, timing: Timing) -> World {
 }
 
 async fn start_settling(access: Arc<Access>, timing: Timing, settle_every: Duration) -> World {
+    start(access, timing, settle_every, |sandbox| sandbox).await
+}
+
+/// As [`undisturbed`], with so many percent of EC2's budget.
+pub async fn paced(percent: u32) -> World {
+    let timing = Timing::new(Duration::from_millis(50), Duration::ZERO);
+    let access = Arc::new(Access::allow_all());
+    let paced = |sandbox| Arc::new(Paced::new(sandbox, percent)) as Arc<dyn Backend>;
+    start(access, timing, Duration::from_secs(3600), paced).await
+}
+
+async fn start(
+    access: Arc<Access>,
+    timing: Timing,
+    settle_every: Duration,
+    around: impl FnOnce(Arc<dyn Backend>) -> Arc<dyn Backend>,
+) -> World {
     let memory = Memory::new(Terms::default(), Arc::new(SystemClock));
     let ledger = Arc::new(Faulty::new(memory));
     let books = Books {
@@ -66,7 +83,9 @@ async fn start_settling(access: Arc<Access>, timing: Timing, settle_every: Durat
         key_required: false,
         settle_every,
     };
-    let parts = Parts { access, books, ..parts(nobody().await) };
+    let parts = parts(nobody().await);
+    let backend = around(parts.backend.clone());
+    let parts = Parts { access, books, backend, ..parts };
     let outside = parts.sandbox.clone().unwrap();
     World { server: serve(parts, ServerStatus::default()).await, outside, ledger }
 }

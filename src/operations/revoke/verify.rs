@@ -26,7 +26,11 @@ pub struct Verification {
 }
 
 /// Reads the group back until none of `removed` shows, or the deadline nears.
-pub(in super::super) async fn verify(work: &Work<'_>, group: &GroupRef, removed: &[RuleId]) -> Verification {
+pub(in super::super) async fn verify(
+    work: &Work<'_>,
+    group: &GroupRef,
+    removed: &[RuleId],
+) -> Verification {
     let last = work.meta.deadline.checked_sub(VERIFY_RESERVE).unwrap_or(work.meta.deadline);
     let mut wait = VERIFY_PAUSE;
     let mut attempts = 0;
