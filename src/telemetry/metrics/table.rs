@@ -204,7 +204,7 @@ pub const OLDEST_UNSETTLED: Metric = Metric {
     kind: Gauge,
     unit: "s",
     attributes: &[],
-    doc: "Age of the oldest of the operations without an outcome; 0: there is none",
+    doc: "Age of the oldest operation that is IN_PROGRESS or IN_DOUBT; 0: there is none",
 };
 /// `portcullis.operations.recovered`.
 pub const OPERATIONS_RECOVERED: Metric = Metric {
