@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
 #
 #     docker build --tag portcullis .
-#     docker run --read-only --publish 127.0.0.1:50051:50051 --volume "$PWD/config:/etc/portcullis:ro" portcullis
+#     docker run --read-only --publish 127.0.0.1:50051:50051 --volume "$PWD/config:/etc/portcullis:ro" portcullis \
+#         serve --config /etc/portcullis/config.toml
 #
 # Base images are pinned by version. Where the registry is reached, add the digests that it gives for them
 # (`docker buildx imagetools inspect IMAGE`): a version can be pushed anew, a digest cannot.
