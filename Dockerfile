@@ -1,10 +1,12 @@
 # syntax=docker/dockerfile:1
 #
 #     docker build --tag portcullis .
-#     docker run --read-only --publish 127.0.0.1:50051:50051 --volume "$PWD/config:/etc/portcullis:ro" portcullis
+#     docker run --read-only --publish 127.0.0.1:50051:50051 --volume "$PWD/config:/etc/portcullis:ro" portcullis \
+#         serve --config /etc/portcullis/config.toml
 #
-# Base images are pinned by version. Where the registry is reached, add the digests that it gives for them
-# (`docker buildx imagetools inspect IMAGE`): a version can be pushed anew, a digest cannot.
+# The build's image is pinned by version. Distroless images have none: cc-debian12:nonroot is whatever was built last for Debian 12,
+# patches included. Where the registry is reached, add the digests that it gives for both (`docker buildx imagetools inspect
+# IMAGE`): a tag can be pushed anew, a digest cannot.
 
 FROM rust:1.95.0-bookworm AS build
 WORKDIR /src

@@ -63,7 +63,12 @@ fn assert_known(expression: &str, metrics: &[Metric]) {
     assert!(!asked.metrics.is_empty(), "{expression}: asks for nothing");
     let mut labels: BTreeSet<&str> = ["job", "instance"].into();
     for name in &asked.metrics {
-        if name == "up" || recorded.contains(name) {
+        if name == "up" {
+            continue;
+        }
+        // Which labels it keeps is for the rule to say, and those are looked at there.
+        if recorded.contains(name) {
+            labels.extend(metrics.iter().flat_map(|metric| &metric.labels).map(String::as_str));
             continue;
         }
         let metric = metrics.iter().find(|metric| metric.is(name));

@@ -422,6 +422,27 @@ async fn the_systems_cas_vouch() {
     assert!(ran.out.contains("\noutcome: OUTCOME_REVOKED_ALL\n"), "{ran:?}");
 }
 
+/// Python's OpenSSL may have a folder of CAs instead of a file, and then lists none of them; or no CAs at all.
+#[tokio::test]
+async fn pythons_cas_may_be_in_a_folder() {
+    let python = examples().await.iter().find(|example| example.name == "python");
+    let (Some(python), Some(server)) = (python, Secured::start("").await) else { return };
+    let address = server.server.address.as_str();
+    let flags = [OsStr::new("--tls"), OsStr::new("--token-file"), server.token_file.as_os_str()];
+    let folder = Folder::new();
+    let no_file = folder.0.join("none");
+    let environment =
+        [("SSL_CERT_FILE", no_file.as_os_str()), ("SSL_CERT_DIR", folder.0.as_os_str())];
+    let ran = python.run_with(&environment, &flags, address, RULE_PERMISSION).await;
+    assert_eq!(ran.refusal(), "--tls: no system CAs; give --ca");
+
+    folder.write("0a1b2c3d.0", fs::read(&server.ca).unwrap());
+    server.sandbox("Reset", json!({})).await;
+    let ran = python.run_with(&environment, &flags, address, RULE_PERMISSION).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("\noutcome: OUTCOME_REVOKED_ALL\n"), "{ran:?}");
+}
+
 /// What is wrong before any call: said in one line, and nobody is called.
 #[tokio::test]
 async fn a_token_is_not_sent_in_plaintext_to_another_machine_nor_is_what_is_no_token() {

@@ -98,14 +98,25 @@ def connect(flags: argparse.Namespace) -> grpc.Channel:
         except OSError as error:
             raise CalledWrongly(f"--ca: {error}") from error
     elif flags.tls:
-        # By itself gRPC trusts the CAs that it comes with, not the system's.
-        system = ssl.create_default_context().get_ca_certs(binary_form=True)
-        cas = "".join(map(ssl.DER_cert_to_PEM_cert, system)).encode()
+        cas = system_cas()
     else:
         if flags.token_file is not None and not is_loopback(flags.address):
             raise CalledWrongly(f"--token-file: the token would go to {flags.address} in plaintext; give --tls or --ca")
         return grpc.insecure_channel(flags.address, options)
     return grpc.secure_channel(flags.address, grpc.ssl_channel_credentials(cas), options)
+
+
+def system_cas() -> bytes:
+    """By itself gRPC trusts the CAs that it comes with, not the system's."""
+    listed = ssl.create_default_context().get_ca_certs(binary_form=True)
+    cas = "".join(map(ssl.DER_cert_to_PEM_cert, listed)).encode()
+    # A folder of CAs is not listed: OpenSSL looks into it when it needs one, by names such as 5ed36f99.0.
+    folder = ssl.get_default_verify_paths().capath
+    if not cas and folder is not None:
+        cas = b"\n".join(file.read_bytes() for file in Path(folder).glob("*.[0-9]") if file.is_file())
+    if not cas:
+        raise CalledWrongly("--tls: no system CAs; give --ca")
+    return cas
 
 
 def is_loopback(address: str) -> bool:

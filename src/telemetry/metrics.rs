@@ -311,7 +311,7 @@ impl Metrics {
         self.0.recovered.add(1, &[settled_by, KeyValue::new("state", state)]);
     }
 
-    /// How many operations have no outcome, by state, and how old the oldest is.
+    /// How many operations have no outcome, by state, and how old the oldest is that is to be settled.
     pub fn unsettled(&self, counts: &[(&'static str, u64)], oldest: Duration) {
         for (state, count) in counts {
             self.0.unsettled.record(*count, &[KeyValue::new("state", *state)]);

@@ -113,7 +113,7 @@ async fn keep_counting(operations: &Operations, books: &Books) {
     }
 }
 
-/// Tells how many operations have no outcome, and since when.
+/// Tells how many operations have no outcome, and since when those are there that are to be settled.
 async fn count(operations: &Operations, ledger: &dyn Ledger) -> Result<(), LedgerError> {
     let now = now(ledger).await?;
     let mut counts = [State::InProgress, State::InDoubt, State::Unresolved].map(|state| (state, 0));
@@ -128,8 +128,11 @@ async fn count(operations: &Operations, ledger: &dyn Ledger) -> Result<(), Ledge
                 if let Some((_, count)) = of_state {
                     *count += 1;
                 }
-                let since = since(record);
-                oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
+                // What waits for a person has an alert of its own.
+                if record.state.is_unsettled() {
+                    let since = since(record);
+                    oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
+                }
             }
             if records.len() < PAGE {
                 break;

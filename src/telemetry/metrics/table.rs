@@ -204,7 +204,7 @@ pub const OLDEST_UNSETTLED: Metric = Metric {
     kind: Gauge,
     unit: "s",
     attributes: &[],
-    doc: "Age of the oldest of the operations without an outcome; 0: there is none",
+    doc: "Age of the oldest operation that is IN_PROGRESS or IN_DOUBT; 0: there is none",
 };
 /// `portcullis.operations.recovered`.
 pub const OPERATIONS_RECOVERED: Metric = Metric {
@@ -378,6 +378,15 @@ metrics have OpenTelemetry's names, units and attributes; in Prometheus' names a
 Labels are bounded: their values are fixed, or come from the configuration. No caller, group, key or request id is a
 label, and whatever paths a stranger asks for, they are one series: `_OTHER`. Most metrics of what has not happened since
 the start have no series yet; those of refusals and recoveries begin at 0.
+
+A process keeps 2000 series of a metric at most (OpenTelemetry's default; a histogram's buckets are one). What comes beyond
+is put into a single one, whose only label is `otel_metric_overflow=\"true\"`, until the next start. That is for those who
+serve many accounts: `portcullis_ec2_call_duration_seconds` has a series for each of EC2's nine actions, for each account and
+Region, fine, and again for each error that came. 2000 of them are 222 pairs of account and Region where nothing ever
+fails, 111 with one error of each action, 74 with two, in each replica. `portcullis_ec2_throttles_total` is full with 222 pairs that were
+throttled at every action, pacing's metrics with 1000 pairs. Sums stay right then, but an account or Region that came late has no series
+of its own, and PortcullisEc2Slow and PortcullisEc2Throttled do not name it. `{otel_metric_overflow=\"true\"}` in Prometheus
+says whether it is so; `targets` in `/readyz`, spans and the log have every account all the same.
 ";
 
 const TAIL: &str = "

@@ -234,6 +234,12 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- if and (eq $v.tls.mode "server") (not $v.tls.existingSecret) }}
 {{- fail "tls.mode server needs tls.existingSecret: a Secret of type kubernetes.io/tls" }}
 {{- end }}
+{{- if and $v.tls.certManager.enabled (ne $v.tls.mode "server") }}
+{{- fail "tls.certManager makes a certificate that nobody uses unless tls.mode is server" }}
+{{- end }}
+{{- if and $v.tls.spiffeTrustDomains (or (ne $v.tls.mode "server") (eq $v.tls.clientAuth "off")) }}
+{{- fail "tls.spiffeTrustDomains does nothing without certificates of clients: it needs tls.mode server and tls.clientAuth optional or required" }}
+{{- end }}
 {{- if and $v.tls.certManager.enabled (not $v.tls.certManager.issuerRef) }}
 {{- fail "tls.certManager needs issuerRef" }}
 {{- end }}
@@ -281,5 +287,17 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- end }}
 {{- if and $v.configSecret $v.config }}
 {{- fail "configSecret replaces config: give one of them" }}
+{{- end }}
+{{- /* auth.kubernetes may stay: it also mounts the token that the API server's keys are read with. */}}
+{{- range $name, $given := dict "ec2.targets" $v.ec2.targets "auth.jwtIssuers" $v.auth.jwtIssuers "auth.staticTokens" $v.auth.staticTokens }}
+{{- if and $v.configSecret $given }}
+{{- fail (printf "configSecret replaces what %s would write: put it there" $name) }}
+{{- end }}
+{{- end }}
+{{- if and $v.autoscaling.enabled (gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) }}
+{{- fail (printf "autoscaling.minReplicas %d is more than autoscaling.maxReplicas %d" (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) }}
+{{- end }}
+{{- if and $v.prometheusRule.enabled (contains "//example.invalid/" $v.prometheusRule.runbookBase) }}
+{{- fail "prometheusRule needs prometheusRule.runbookBase: where those who are woken find your copy of docs/runbook.md" }}
 {{- end }}
 {{- end }}

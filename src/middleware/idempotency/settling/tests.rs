@@ -338,6 +338,14 @@ async fn all_are_counted_and_the_oldest_is_the_oldest() {
     count(&world.operations, world.books.ledger.as_ref()).await.unwrap();
     assert_eq!(world.metric("portcullis_operations_unsettled{state=\"IN_PROGRESS\"}"), "2501");
     assert_eq!(world.metric("portcullis_operations_oldest_unsettled_seconds"), "1000.002");
+    // What waits for a person is counted, but is not what is to be settled.
+    for state in [State::InDoubt, State::Unresolved] {
+        let step = Move::to(state);
+        world.books.ledger.advance("op-00000001", 1, &step).await.unwrap();
+    }
+    count(&world.operations, world.books.ledger.as_ref()).await.unwrap();
+    assert_eq!(world.metric("portcullis_operations_unsettled{state=\"UNRESOLVED\"}"), "1");
+    assert_eq!(world.metric("portcullis_operations_oldest_unsettled_seconds"), "0.001");
 }
 
 #[tokio::test(start_paused = true)]
