@@ -45,6 +45,8 @@ mod programs;
 mod scripted;
 #[path = "json/secured.rs"]
 mod secured;
+#[path = "examples/service_config.rs"]
+mod service_config;
 
 /// A group of the sandbox's own state, in a nondefault VPC, and one of its rules.
 const GROUP: &str = "sg-000000000000000a1";
@@ -581,29 +583,4 @@ async fn a_change_is_tried_again_as_the_server_says() {
     while let Some(ended) = runs.join_next().await {
         ended.unwrap();
     }
-}
-
-/// The service config names each call that only reads, and no other: a transport must not repeat changes.
-#[test]
-fn the_service_config_names_the_reads() {
-    use portcullis::api::methods;
-
-    let text = fs::read_to_string(folder("service-config.json")).unwrap();
-    let config: Value = serde_json::from_str(&text).unwrap();
-    let names = config["methodConfig"].as_array().unwrap().iter().flat_map(|one| {
-        assert_eq!(one["retryPolicy"]["retryableStatusCodes"], json!(["UNAVAILABLE"]));
-        one["name"].as_array().unwrap()
-    });
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let mut named: Vec<_> =
-        names.map(|name| (text(&name["service"]), text(&name["method"]))).collect();
-    named.sort();
-    let mut reads = methods::all().unwrap();
-    reads.retain(|(service, method)| {
-        let own = service.starts_with("portcullis.v1.") || service == "grpc.health.v1.Health";
-        let streams = method == "Watch";
-        own && !streams && !methods::is_change(&format!("/{service}/{method}"))
-    });
-    reads.sort();
-    assert_eq!(named, reads);
 }
