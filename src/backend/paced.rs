@@ -189,17 +189,13 @@ impl Paced {
     }
 }
 
-/// EC2's codes for too many requests.
-fn is_throttling(code: &str) -> bool {
-    matches!(
-        code,
-        "RequestLimitExceeded"
-            | "Throttling"
-            | "ThrottlingException"
-            | "RequestThrottled"
-            | "RequestThrottledException"
-            | "TooManyRequestsException"
-    )
+/// EC2's codes for too many requests, and those of others that speak its protocol.
+pub(super) fn is_throttling(code: &str) -> bool {
+    code == "RequestLimitExceeded"
+        || code.starts_with("Throttl")
+        || code.starts_with("RequestThrottled")
+        || code.starts_with("TooManyRequests")
+        || code == "SlowDown"
 }
 
 impl fmt::Debug for Paced {

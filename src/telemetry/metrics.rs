@@ -283,13 +283,18 @@ impl Metrics {
     }
 
     /// EC2 throttled a call.
-    pub fn throttled(&self, action: Cow<'static, str>, (account, region): (&str, &str)) {
+    pub fn throttled(
+        &self,
+        action: Cow<'static, str>,
+        (account, region): (&str, &str),
+        times: u64,
+    ) {
         let attributes = [
             KeyValue::new("rpc.method", action),
             KeyValue::new("account", account.to_owned()),
             KeyValue::new("region", region.to_owned()),
         ];
-        self.0.ec2_throttles.add(1, &attributes);
+        self.0.ec2_throttles.add(times, &attributes);
     }
 
     // === operations ===

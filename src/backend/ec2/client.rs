@@ -5,7 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -40,13 +40,15 @@ use xmlparser::{ElementEnd, Token, Tokenizer};
 
 use super::{
     denied::{self, Decoder},
-    errors::{Stage, classify, is_credentials_refusal, is_throttling},
+    errors::{Stage, classify, is_credentials_refusal},
     held::{self, LeaseEnd},
     session::{Session, Sessions},
     traced::Traced,
 };
 use crate::{
-    backend::{BackendError, CallContext, Failure, Refusal, standing::LastSeen},
+    backend::{
+        BackendError, CallContext, Failure, Refusal, paced::is_throttling, standing::LastSeen,
+    },
     clock::Clock,
     rule::Target,
     telemetry::metrics::Metrics,
@@ -185,23 +187,13 @@ impl Served {
             traced.end(&action, Some(region), Some(account), class.as_deref());
         }
         self.see(error, class.clone());
-        self.count(action, took, error, class);
-        answer
-    }
-
-    fn count(
-        &self,
-        action: Cow<'static, str>,
-        took: Duration,
-        error: Option<&BackendError>,
-        class: Option<Cow<'static, str>>,
-    ) {
         let target = (self.target.account.as_str(), self.target.region.as_str());
-        let is_throttled = |error: &&BackendError| matches!(error, BackendError::Refused(refusal) if is_throttling(&refusal.code));
-        if error.filter(is_throttled).is_some() {
-            self.metrics.throttled(action.clone(), target);
+        let throttled = progress.throttled.load(Ordering::Relaxed);
+        if throttled > 0 {
+            self.metrics.throttled(action.clone(), target, throttled.into());
         }
         self.metrics.called_ec2(action, target, class, took);
+        answer
     }
 
     /// What follows from EC2's refusal besides the answer.
@@ -263,6 +255,8 @@ struct Progress {
     action: Arc<OnceLock<Cow<'static, str>>>,
     /// Until when it may be sent, if it changes something.
     until: Option<LeaseEnd>,
+    /// How many attempts EC2 throttled.
+    throttled: Arc<AtomicU32>,
 }
 
 impl Progress {
@@ -354,6 +348,9 @@ impl Intercept for Progress {
         _bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
+        if !response.status().is_success() && is_throttled(response) {
+            self.throttled.fetch_add(1, Ordering::Relaxed);
+        }
         // An answer that broke off is an error already, and one that the SDK tries a read again for.
         if !response.status().is_success() || context.output_or_error().is_err() {
             return Ok(());
@@ -361,6 +358,23 @@ impl Intercept for Progress {
         let body = response.body().bytes().ok_or("the answer was not read")?;
         Ok(check_well_formed(std::str::from_utf8(body)?)?)
     }
+}
+
+/// Whether an attempt was refused because there were too many: the SDK tries reads again, and tells of the last one only.
+fn is_throttled(response: &Response) -> bool {
+    let body = response.body().bytes().and_then(|body| std::str::from_utf8(body).ok());
+    response.status().as_u16() == 429
+        || body.and_then(error_code).is_some_and(|code| is_throttling(&code))
+}
+
+/// The code in EC2's document of an error.
+fn error_code(document: &str) -> Option<String> {
+    let mut tokens = Tokenizer::from(document).map_while(Result::ok);
+    tokens.find(|token| matches!(token, Token::ElementStart { local, .. } if local == "Code"))?;
+    tokens.find_map(|token| match token {
+        Token::Text { text } => Some(text.trim().to_owned()),
+        _ => None,
+    })
 }
 
 /// Whether every element ends, in the right order, and there is one.
@@ -393,6 +407,15 @@ fn check_well_formed(document: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_code_is_read_from_whatever_there_is() {
+        let answer = "<?xml version=\"1.0\"?>\n<Response><Errors><Error><Code>A.B</Code><Message>no</Message></Error>";
+        assert_eq!(error_code(answer).as_deref(), Some("A.B"));
+        for none in ["", "<a>b</a>", "<Code", "<Code/>", "gateway"] {
+            assert_eq!(error_code(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn only_whole_documents_are_well_formed() {

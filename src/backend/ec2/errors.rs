@@ -11,7 +11,7 @@ use aws_sdk_ec2::operation::RequestId;
 use aws_smithy_runtime_api::{client::result::SdkError, http::Response};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use crate::backend::{BackendError, Failure, Refusal};
+use crate::backend::{BackendError, Failure, Refusal, paced::is_throttling};
 
 /// How far the last attempt of a call came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,14 +128,6 @@ pub(super) fn is_credentials_refusal(code: &str) -> bool {
             | "RequestExpired"
             | "UnrecognizedClientException"
     )
-}
-
-pub(super) fn is_throttling(code: &str) -> bool {
-    code == THROTTLED
-        || code.starts_with("Throttl")
-        || code.starts_with("RequestThrottled")
-        || code.starts_with("TooManyRequests")
-        || code == "SlowDown"
 }
 
 /// EC2's request id: in a header on AWS, only in the body with some that speak its protocol.

@@ -146,9 +146,9 @@ pub const EC2_CALL_DURATION: Metric = Metric {
 pub const EC2_THROTTLES: Metric = Metric {
     name: "portcullis.ec2.throttles",
     kind: Counter,
-    unit: "{call}",
+    unit: "{request}",
     attributes: &[ACTION, ACCOUNT, REGION],
-    doc: "Calls to EC2 that it throttled, after further attempts of the SDK at reads",
+    doc: "Requests to EC2 that it throttled: the SDK tries reads up to three times, and each counts",
 };
 /// `portcullis.ledger.commit.duration`.
 pub const COMMIT_DURATION: Metric = Metric {
