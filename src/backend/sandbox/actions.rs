@@ -67,7 +67,7 @@ pub fn revoke(state: &mut State, target: &Target, request: &RevokeRules) -> Outc
     let resolved: Vec<RuleSpec>;
     let matched: Vec<&Rule> = match &request.selection {
         Selection::Specs(specs) => {
-            resolved = resolve_names(state, target, specs)?;
+            resolved = resolve_names(state, target, &group, specs)?;
             refuse_repeated_specs(&resolved)?;
             let matching = match_specs(&resolved, request.direction, &rules);
             if !matching.unknown.is_empty() && !state.in_default_vpc(&group) {
@@ -119,7 +119,7 @@ pub fn authorize(
     refuse_repeated_specs(&request.specs)?;
     let slot = state.find(target, &request.group)?;
     let (group, rules) = (slot.group.clone(), slot.rules.clone());
-    let mut specs = resolve_names(state, target, &request.specs)?;
+    let mut specs = resolve_names(state, target, &group, &request.specs)?;
     for spec in &mut specs {
         // An IPv6 range is taken whether or not the VPC has IPv6: R40 is about revoking only.
         spec.peer = stored_peer(state, target, &group, &spec.peer)?;
@@ -356,8 +356,8 @@ pub fn refuse_repeated_ids<'a>(ids: impl IntoIterator<Item = &'a RuleId>) -> Res
     }
 }
 
-/// Group peers by name as group peers by id. Names mean groups of the default VPC, whichever VPC the rule's own
-/// group is in (ec2-facts section 2).
+/// Group peers by name as group peers by id. Only in the default VPC a rule may name a group: from another VPC even a
+/// name that the default VPC has is not found (ec2-facts section 2).
 pub fn resolve_names(
     state: &State,
     target: &Target,
@@ -366,14 +366,29 @@ pub fn resolve_names(
     let site = state.site(target)?;
     let mut resolved = specs.to_vec();
     for spec in &mut resolved {
+    group: &Group,
         let Peer::Group(peer) = &mut spec.peer else { continue };
         if peer.group_id.is_none() {
             let name = peer.group_name.take().unwrap_or_default();
-            let id = site.by_name(&name).ok_or_else(|| site.no_such_name(&name))?;
-            peer.group_id = Some(id.clone());
+    let takes_names = group.vpc_id.as_ref() == site.default_vpc();
+            match site.by_name(&name) {
+                Some(id) if takes_names => peer.group_id = Some(id.clone()),
+                Some(_) => return Err(id_is_needed(&name).into()),
+                None => return Err(site.no_such_name(&name).into()),
+            }
         }
     }
     Ok(resolved)
+}
+
+/// EC2's error for a name in a rule outside the default VPC, which has such a group: to say that it does not exist there
+/// would be wrong.
+fn id_is_needed(name: &str) -> Refusal {
+    let message = format!(
+        "Invalid value '{name}' for groupName. You may not reference Amazon VPC security groups by \
+         name. Please use the corresponding id for this operation."
+    );
+    Refusal::new("InvalidGroup.NotFound", message)
 }
 
 /// The peer as EC2 stores it, if it exists and may be referred to from `group`.

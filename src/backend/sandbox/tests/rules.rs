@@ -290,6 +290,13 @@ async fn peers_by_name_mean_groups_of_the_default_vpc() {
         assert_eq!(refused.message, text);
     }
     let named = [perm("tcp", 1, 1, "name:default")];
+    // Outside the default VPC no name is taken, and the default VPC's groups do not matter.
+    let by_name = [
+        code(bench.revoke_egress(WEB, by_specs(&named)).await),
+        code(bench.authorize_egress(WEB, &named).await),
+        code(bench.update(WEB, Direction::Egress, DescriptionUpdates::Specs(specs(&named))).await),
+    ];
+    assert_eq!(by_name, ["InvalidGroup.NotFound"; 3]);
     let missed = bench.revoke_egress(LEGACY, by_specs(&named)).await.unwrap();
     assert_eq!(missed.unknown, named);
     let added = bench.authorize_egress(LEGACY, &named).await.unwrap();
@@ -304,6 +311,35 @@ async fn peers_by_name_mean_groups_of_the_default_vpc() {
     };
     let revoked = bench.sandbox.revoke(&call(), &bench.target, &request).await.unwrap();
     assert_eq!(revoked.revoked[0].is_egress, Some(false));
+}
+
+#[tokio::test]
+async fn a_name_is_not_taken_from_a_vpc_that_is_peered_with_the_default_one() {
+    let json = r#"{"Vpcs": [{"VpcId": "vpc-0000000d", "IsDefault": true, "OwnerId": "111111111111"},
+      {"VpcId": "vpc-0000000a", "OwnerId": "111111111111", "PeeredVpcIds": ["vpc-0000000d"]}],
+      "SecurityGroups": [
+        {"GroupId": "sg-0000000d", "GroupName": "db", "VpcId": "vpc-0000000d"},
+        {"GroupId": "sg-0000000a", "GroupName": "web", "VpcId": "vpc-0000000a",
+         "IpPermissionsEgress": [{"IpProtocol": "tcp", "FromPort": 1, "ToPort": 1,
+           "UserIdGroupPairs": [{"GroupId": "sg-0000000d"}]}]}]}"#;
+    let bench = bench(Some(json));
+    let there = [perm("tcp", 1, 1, "name:db")];
+    let refusals = [
+        refusal(bench.authorize_egress("sg-0000000a", &[perm("tcp", 2, 2, "name:db")]).await),
+        refusal(
+            bench
+                .update("sg-0000000a", Direction::Egress, DescriptionUpdates::Specs(specs(&there)))
+                .await,
+        ),
+        refusal(bench.revoke_egress("sg-0000000a", by_specs(&there)).await),
+    ];
+    for refused in refusals {
+        assert_eq!(refused.code, "InvalidGroup.NotFound");
+        let text = "Invalid value 'db' for groupName. You may not reference Amazon VPC security groups by \
+                    name. Please use the corresponding id for this operation.";
+        assert_eq!(refused.message, text);
+    }
+    assert_eq!(bench.image("sg-0000000a").await.unwrap().rules.len(), 1);
 }
 
 #[tokio::test]
