@@ -256,12 +256,14 @@ pub fn delete_group(state: &mut State, target: &Target, request: &DeleteGroup) -
     Ok((deleted, Some(change("DeleteSecurityGroup", &group, rules))))
 }
 
-/// References to a deleted group from peered VPCs become stale: its owner and VPC are not known any more (R27, R28).
+/// References to a deleted group from peered VPCs become stale: its owner, VPC and name are not known any more
+/// (R27, R28).
 pub fn forget_references(state: &mut State, deleted: &GroupId) {
     let stale = state.edits(|_, _, rule| {
         let Peer::Group(peer) = &rule.peer else { return None };
         refers_to(&rule.peer, deleted).then(|| {
-            let peer = GroupPeer { user_id: None, vpc_id: None, ..(**peer).clone() };
+            let peer =
+                GroupPeer { user_id: None, vpc_id: None, group_name: None, ..(**peer).clone() };
             Peer::Group(Box::new(peer))
         })
     });
