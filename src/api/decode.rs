@@ -518,7 +518,10 @@ impl Checks {
     }
 
     fn filters(&mut self, filters: Vec<v1::Filter>) -> Vec<Filter> {
-        self.at_most("filters", filters.len(), MAX_FILTERS);
+        if filters.len() > MAX_FILTERS {
+            let message = format!("More than {MAX_FILTERS} filters.");
+            self.refuse::<()>("filters", "FilterLimitExceeded", message);
+        }
         let mut decoded = Vec::new();
         for (index, filter) in filters.into_iter().take(MAX_FILTERS).enumerate() {
             let path = format!("filters[{index}]");

@@ -142,6 +142,22 @@ async fn rule_ids_have_a_form() {
 }
 
 #[tokio::test]
+async fn a_describe_has_50_filters_at_most() {
+    let mut server = start().await;
+    let filter = v1::Filter { name: Some("group-id".into()), values: vec!["sg-00000000".into()] };
+    let filters = vec![filter; 51];
+    let groups =
+        v1::DescribeSecurityGroupsRequest { filters: filters.clone(), ..Default::default() };
+    let rules = v1::DescribeSecurityGroupRulesRequest { filters, ..Default::default() };
+    for status in [
+        server.groups.describe_security_groups(groups).await.unwrap_err(),
+        server.groups.describe_security_group_rules(rules).await.unwrap_err(),
+    ] {
+        assert_eq!(violations(&status), [("filters".into(), "FILTER_LIMIT_EXCEEDED".into())]);
+    }
+}
+
+#[tokio::test]
 #[allow(deprecated)]
 async fn each_legacy_scalar_is_refused_with_the_equivalent() {
     let base = || v1::RevokeEgressRequest {

@@ -83,6 +83,21 @@ async fn what_is_no_request_of_the_protocol_gets_an_error() {
 }
 
 #[tokio::test]
+async fn a_describe_has_50_filters_at_most() {
+    let (_, address) = open().await;
+    let filter = |n: usize| format!("&Filter.{n}.Name=group-id&Filter.{n}.Value.1=sg-00000000");
+    for action in ["DescribeSecurityGroups", "DescribeSecurityGroupRules"] {
+        let mut form = format!("Action={action}&Version=2016-11-15");
+        form.extend((1..=50).map(filter));
+        let answer = exchange(address, &post(&form)).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        form.push_str(&filter(51));
+        let answer = exchange(address, &post(&form)).await;
+        assert!(answer.contains("<Code>FilterLimitExceeded</Code>"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_lost_answer_breaks_off_in_its_midst() {
     let (sandbox, address) = open().await;
     let fault = Fault { kind: FaultKind::LoseAnswer.into(), ..Default::default() };
