@@ -139,6 +139,16 @@ async fn rule_ids_have_a_form() {
         (format!("security_group_rule_ids[{n}]"), code)
     };
     assert_eq!(violations(&status), [malformed(0), malformed(1), malformed(2)]);
+    // Whatever else follows the prefix names no rule. The status is a header: nothing breaks it.
+    for odd in ["sgr-a b", "sgr-é", "sgr-\0\u{1}\r\nx: y\u{7f}"] {
+        for group in [DEFAULT_VPC_GROUP, NONDEFAULT_VPC_GROUP] {
+            let status = server.revoke_ids(group, &[odd]).await.unwrap_err();
+            assert_eq!(status.code(), Code::NotFound);
+            assert_eq!(ec2_code(&status), "InvalidSecurityGroupRuleId.NotFound");
+            assert_eq!(unknown_detail(&status).unknown_security_group_rule_ids, [odd]);
+            assert!(!status.message().chars().any(char::is_control), "{status:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::{
         self, AccountId, Direction, GroupId, GroupPeer, Peer, Rule, RuleId, RuleSpec, Target,
         Traffic,
         matching::{match_ids, match_specs},
-        permission::{SAME_TWICE, default_egress},
+        permission::{SAME_TWICE, default_egress, excerpt},
         traffic::Ports,
     },
 };
@@ -321,7 +321,7 @@ fn plain_rule(id: RuleId, direction: Direction, peer: Peer) -> Rule {
 
 /// EC2's error for a rule id that does not exist.
 pub fn no_such_rule(id: &RuleId) -> Refusal {
-    let message = format!("The security group rule ID '{id}' does not exist");
+    let message = format!("The security group rule ID '{}' does not exist", excerpt(id.as_str()));
     Refusal::new("InvalidSecurityGroupRuleId.NotFound", message)
 }
 
