@@ -220,8 +220,8 @@ pub fn describe_groups(request: v1::DescribeSecurityGroupsRequest) -> Result {
 /// CreateSecurityGroup.
 pub fn create(request: v1::CreateSecurityGroupRequest) -> Result {
     let mut checks = Checks::default();
-    // Trailing spaces are trimmed (ec2-facts section 5).
-    let name = request.group_name.as_deref().map(str::trim_end);
+    // Trailing spaces are trimmed (ec2-facts section 5). Other white space is none of a name's characters.
+    let name = request.group_name.as_deref().map(|name| name.trim_end_matches(' '));
     let name = match given(name) {
         None => checks.missing("group_name", "GroupName"),
         Some(name) if name.eq_ignore_ascii_case("default") => {

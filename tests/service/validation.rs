@@ -168,6 +168,16 @@ async fn a_describe_has_50_filters_at_most() {
 }
 
 #[tokio::test]
+async fn only_spaces_are_cut_off_a_name() {
+    let mut server = start().await;
+    for end in ["\t", "\n", "\n  ", "\u{a0}"] {
+        let status = server.create(&format!("new{end}"), NONDEFAULT_VPC).await.unwrap_err();
+        assert_eq!(violations(&status), [value("group_name")]);
+    }
+    server.create("new  ", NONDEFAULT_VPC).await.unwrap();
+}
+
+#[tokio::test]
 #[allow(deprecated)]
 async fn each_legacy_scalar_is_refused_with_the_equivalent() {
     let base = || v1::RevokeEgressRequest {
