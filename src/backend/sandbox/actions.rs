@@ -71,7 +71,10 @@ pub fn revoke(state: &mut State, target: &Target, request: &RevokeRules) -> Outc
             refuse_repeated_specs(&resolved)?;
             let matching = match_specs(&resolved, request.direction, &rules);
             if !matching.unknown.is_empty() && !state.in_default_vpc(&group) {
-                return Err(no_such_permission().into());
+                // Peers are looked up before rules (R4). What a rule refers to need not be there any more (R27).
+                let mut peers = matching.unknown.iter().map(|spec| &spec.peer);
+                let absent = peers.find_map(|peer| absent_peer(state, target, &group, peer));
+                return Err(absent.unwrap_or_else(no_such_permission).into());
             }
             // As they were asked: a name stays a name. What is unknown comes in the order of the request.
             let mut missed = matching.unknown.iter().copied().peekable();
@@ -363,16 +366,16 @@ pub fn refuse_repeated_ids<'a>(ids: impl IntoIterator<Item = &'a RuleId>) -> Res
 pub fn resolve_names(
     state: &State,
     target: &Target,
+    group: &Group,
     specs: &[RuleSpec],
 ) -> Result<Vec<RuleSpec>, BackendError> {
     let site = state.site(target)?;
+    let takes_names = group.vpc_id.as_ref() == site.default_vpc();
     let mut resolved = specs.to_vec();
     for spec in &mut resolved {
-    group: &Group,
         let Peer::Group(peer) = &mut spec.peer else { continue };
         if peer.group_id.is_none() {
             let name = peer.group_name.take().unwrap_or_default();
-    let takes_names = group.vpc_id.as_ref() == site.default_vpc();
             match site.by_name(&name) {
                 Some(id) if takes_names => peer.group_id = Some(id.clone()),
                 Some(_) => return Err(id_is_needed(&name).into()),
@@ -391,6 +394,22 @@ fn id_is_needed(name: &str) -> Refusal {
          name. Please use the corresponding id for this operation."
     );
     Refusal::new("InvalidGroup.NotFound", message)
+}
+
+/// EC2's error for a peer that is not there. Another account's group cannot be looked up, and one that is out of reach
+/// is there (ec2-facts section 2).
+fn absent_peer(state: &State, target: &Target, group: &Group, peer: &Peer) -> Option<Refusal> {
+    match peer {
+        Peer::Ipv4(_) | Peer::Ipv6(_) => None,
+        Peer::PrefixList(id) => state.prefix_list(target, id).is_none().then(|| no_such_list(id)),
+        Peer::Group(asked) => {
+            let id = asked.group_id.as_ref()?;
+            let own = asked.user_id.as_ref().is_none_or(|owner| *owner == group.owner_id);
+            let found = state.find_anywhere(id);
+            let there = found.is_some_and(|(home, _)| home.region == target.region);
+            (own && !there).then(|| no_such_group(id))
+        }
+    }
 }
 
 /// The peer as EC2 stores it, if it exists and may be referred to from `group`.

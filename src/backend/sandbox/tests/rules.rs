@@ -357,6 +357,33 @@ async fn what_a_rule_refers_to_must_exist_within_reach() {
 }
 
 #[tokio::test]
+async fn r4_a_revoke_looks_up_what_no_rule_refers_to() {
+    let bench = sample();
+    let revoke = async |id, peer| {
+        // The first is there: nothing goes.
+        let asked = [perm("udp", 53, 53, "10.0.0.2/32"), perm("tcp", 1, 1, peer)];
+        bench.revoke_egress(id, by_specs(&asked)).await
+    };
+    let absent = refusal(revoke(WEB, "sg-00000000").await);
+    assert_eq!(absent.code, "InvalidGroup.NotFound");
+    assert_eq!(absent.message, "The security group 'sg-00000000' does not exist");
+    let absent = refusal(revoke(WEB, "pl-00000009").await);
+    assert_eq!(absent.code, "InvalidPrefixListID.NotFound");
+    assert_eq!(absent.message, "The prefix list ID 'pl-00000009' does not exist");
+    // What is there but out of reach, or another account's, no rule refers to.
+    assert_eq!(code(revoke(WEB, LEGACY).await), NOT_FOUND);
+    let mut foreign = perm("tcp", 1, 1, "sg-00000000");
+    foreign.user_id_group_pairs[0].user_id = Some("999999999999".to_owned());
+    assert_eq!(code(bench.revoke_egress(WEB, by_specs(&[foreign])).await), NOT_FOUND);
+    assert_eq!(bench.image(WEB).await.unwrap().rules.len(), 12);
+    // In a default VPC it is unknown, and the rest goes (R34, R35).
+    for peer in ["sg-00000000", "pl-00000009"] {
+        let missed = revoke(LEGACY, peer).await.unwrap();
+        assert!(missed.unknown.contains(&perm("tcp", 1, 1, peer)), "{missed:?}");
+    }
+}
+
+#[tokio::test]
 async fn limits_count_ipv4_and_ipv6_apart_and_groups_and_lists_in_both() {
     let bench = sample();
     let many = |count: u8, family: fn(u8) -> String| -> Vec<IpPermission> {
