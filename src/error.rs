@@ -401,10 +401,13 @@ impl Error {
     /// The one table from EC2's error codes to reasons (design.md section 5). A code that is not in it degrades to
     /// EC2_REJECTED and travels in `ec2_code`.
     fn from_refusal(refusal: Refusal, resource: &str) -> Self {
-        let group = || Detail::Resource(Box::new(("ec2:security-group", resource.to_owned())));
+        let named = |group: &str| Detail::Resource(Box::new(("ec2:security-group", group.into())));
+        let group = || named(resource);
         let (reason, detail) = match refusal.code.as_str() {
             "InvalidGroup.NotFound" | "InvalidSecurityGroupID.NotFound" => {
-                (Reason::InvalidGroupNotFound, group())
+                // It may be a peer that is not there.
+                let absent = missing_group(&refusal.message).unwrap_or(resource);
+                (Reason::InvalidGroupNotFound, named(absent))
             }
             "InvalidSecurityGroupRuleId.NotFound" => {
                 (Reason::InvalidSecurityGroupRuleIdNotFound, group())
@@ -471,6 +474,11 @@ impl Error {
             ..Self::new(reason, message)
         }
     }
+}
+
+/// The group that EC2 did not find, where its sentence says which.
+fn missing_group(message: &str) -> Option<&str> {
+    message.strip_prefix("The security group '")?.split_once('\'').map(|(group, _)| group)
 }
 
 /// EC2's codes for what is wrong with a request, that only EC2 could find. They are bad requests like those that we

@@ -9,7 +9,9 @@ use crate::{
     operations::{Authorize, Command, Create, Delete, OnUnknown, Revoke},
     rule::{
         AccountId, Direction, GroupId, GroupRef, IpPermission, Region, RuleId, RuleSpec, Tag,
-        Violation, VpcId, expand, is_valid_description,
+        Violation, VpcId,
+        change::repeated_rule_id,
+        expand, is_valid_description,
         permission::{MAX_RULES, excerpt, given, malformed_group_id},
     },
 };
@@ -168,7 +170,7 @@ pub fn authorize_ingress(request: v1::AuthorizeIngressRequest) -> Result {
 pub fn describe_rules(request: v1::DescribeSecurityGroupRulesRequest) -> Result {
     let mut checks = Checks::default();
     let filters = checks.filters(request.filters);
-    let rule_ids = checks.rule_ids(&request.security_group_rule_ids);
+    let rule_ids = checks.rule_ids(&request.security_group_rule_ids, Repeated::Once);
     let ids = (!rule_ids.is_empty()).then_some("securityGroupRuleIds");
     let max_results = checks.max_results(request.max_results, ids);
     let next_token = checks.next_token(request.next_token);
@@ -218,8 +220,8 @@ pub fn describe_groups(request: v1::DescribeSecurityGroupsRequest) -> Result {
 /// CreateSecurityGroup.
 pub fn create(request: v1::CreateSecurityGroupRequest) -> Result {
     let mut checks = Checks::default();
-    // Trailing spaces are trimmed (ec2-facts section 5).
-    let name = request.group_name.as_deref().map(str::trim_end);
+    // Trailing spaces are trimmed (ec2-facts section 5). Other white space is none of a name's characters.
+    let name = request.group_name.as_deref().map(|name| name.trim_end_matches(' '));
     let name = match given(name) {
         None => checks.missing("group_name", "GroupName"),
         Some(name) if name.eq_ignore_ascii_case("default") => {
@@ -269,6 +271,15 @@ pub fn delete(request: v1::DeleteSecurityGroupRequest) -> Result {
     checks.finish(request.target, move || {
         Some(Command::Delete(Delete(DeleteGroup { group: group?, dry_run })))
     })
+}
+
+/// What a rule id that a request has twice means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeated {
+    /// What one means.
+    Once,
+    /// That the request is wrong (R32).
+    Refused,
 }
 
 /// Collects violations while the parts of a request are read.
@@ -400,10 +411,10 @@ impl Checks {
                 let specs = self.expanded(&permissions(asked))?;
                 Some(Selection::Specs(specs))
             }
-            (true, false) => Some(Selection::Ids(self.rule_ids(ids))),
+            (true, false) => Some(Selection::Ids(self.rule_ids(ids, Repeated::Refused))),
             (false, false) => {
                 self.expanded(&permissions(asked));
-                self.rule_ids(ids);
+                self.rule_ids(ids, Repeated::Refused);
                 self.refuse(
                     "security_group_rule_ids",
                     COMBINATION,
@@ -428,7 +439,7 @@ impl Checks {
         self.expanded(&permissions(asked))
     }
 
-    fn rule_ids(&mut self, texts: &[String]) -> Vec<RuleId> {
+    fn rule_ids(&mut self, texts: &[String], repeated: Repeated) -> Vec<RuleId> {
         self.at_most("security_group_rule_ids", texts.len(), MAX_RULES);
         let mut ids: Vec<RuleId> = Vec::new();
         let mut seen = std::collections::HashSet::new();
@@ -439,14 +450,11 @@ impl Checks {
                     let message = format!("Invalid id: \"{}\"", excerpt(text));
                     self.refuse::<()>(field, "InvalidSecurityGroupRuleId.Malformed", message);
                 }
-                Some(id) if !seen.insert(id.clone()) => {
-                    let message = format!(
-                        "Duplicated security group rule ID '{id}'. The same security group rule ID \
-                         must not appear multiple times."
-                    );
-                    self.refuse::<()>(field, INVALID_VALUE, message);
+                Some(id) if seen.insert(id.clone()) => ids.push(id),
+                Some(id) if repeated == Repeated::Refused => {
+                    self.refuse::<()>(field, INVALID_VALUE, repeated_rule_id(&id));
                 }
-                Some(id) => ids.push(id),
+                Some(_) => {}
             }
         }
         ids
@@ -518,7 +526,10 @@ impl Checks {
     }
 
     fn filters(&mut self, filters: Vec<v1::Filter>) -> Vec<Filter> {
-        self.at_most("filters", filters.len(), MAX_FILTERS);
+        if filters.len() > MAX_FILTERS {
+            let message = format!("More than {MAX_FILTERS} filters.");
+            self.refuse::<()>("filters", "FilterLimitExceeded", message);
+        }
         let mut decoded = Vec::new();
         for (index, filter) in filters.into_iter().take(MAX_FILTERS).enumerate() {
             let path = format!("filters[{index}]");

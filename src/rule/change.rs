@@ -139,8 +139,9 @@ fn malformed_rule_id(text: &str) -> String {
 /// EC2's sentence for a rule id that a call has twice (R32).
 pub fn repeated_rule_id(id: &RuleId) -> String {
     format!(
-        "Duplicated security group rule ID '{id}'. The same security group rule ID must not appear \
-         multiple times."
+        "Duplicated security group rule ID '{}'. The same security group rule ID must not appear \
+         multiple times.",
+        super::permission::excerpt(id.as_str())
     )
 }
 

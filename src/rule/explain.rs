@@ -3,6 +3,7 @@
 use super::{
     Direction, Peer, Rule, RuleId, RuleSpec,
     matching::{description_fits, matches, owner_fits, same_rule},
+    permission::excerpt,
     traffic::Ports,
 };
 
@@ -96,7 +97,7 @@ pub fn explain_id<'a>(
         Some(owner) => (UnknownReason::BelongsToAnotherGroup, format!("{id} belongs to {owner}.")),
         None => (
             UnknownReason::NoSuchDestination,
-            format!("This security group has no rule with the id {id}."),
+            format!("This security group has no rule with the id {}.", excerpt(id.as_str())),
         ),
     };
     Explanation { reason, nearest: Vec::new(), message }

@@ -84,13 +84,16 @@ impl PrefixListId {
 }
 
 impl RuleId {
-    /// Checks the syntax as EC2 does: the prefix and up to 17 characters, hexadecimal or not. Anything of that form
+    /// Checks the syntax as EC2 does: the prefix and up to 17 characters, whichever they are. Anything of that form
     /// that does not exist is "not found", not "malformed" (ec2-facts section 1).
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix("sgr-")?;
-        let well_formed =
-            (1..=17).contains(&rest.len()) && rest.bytes().all(|byte| byte.is_ascii_graphic());
-        well_formed.then(|| Self::new(text))
+        (1..=17).contains(&rest.chars().count()).then(|| Self::new(text))
+    }
+
+    /// Checks that a rule may have this id, not only be asked for by it.
+    pub fn parse_own(text: &str) -> Option<Self> {
+        Self::parse(text).filter(|_| text.bytes().all(|byte| byte.is_ascii_graphic()))
     }
 }
 
@@ -172,10 +175,14 @@ mod tests {
 
     #[test]
     fn rule_ids_are_malformed_only_without_prefix_or_over_17_characters() {
-        for good in ["sgr-00000000", "sgr-0123456789abcdef0", "sgr-not-hex"] {
+        let long = format!("sgr-{}", "é".repeat(17));
+        for good in
+            ["sgr-00000000", "sgr-0123456789abcdef0", "sgr-not-hex", "sgr-a b", "sgr-\n", &long]
+        {
             assert!(RuleId::parse(good).is_some(), "{good}");
         }
-        for bad in ["", "sgr-", "10.0.0.0/8", "sgr-0123456789abcdef01", "sgr-a b"] {
+        let longer = format!("{long}é");
+        for bad in ["", "sgr-", "SGR-1", "10.0.0.0/8", "sgr-0123456789abcdef01", &longer] {
             assert!(RuleId::parse(bad).is_none(), "{bad}");
         }
     }

@@ -80,6 +80,7 @@ impl Names {
         let count = |text: &str| text.parse::<usize>().unwrap();
         match name.split_once(':') {
             Some(("ranges", number)) => ranges(count(number)),
+            Some(("filters", number)) => filters(count(number)),
             Some(("text", number)) => "a".repeat(count(number)),
             _ => match self.get(name) {
                 Some(value) => value.to_owned(),
@@ -105,6 +106,11 @@ impl Names {
 fn ranges(count: usize) -> String {
     let range = |n: usize| format!(r#"{{"CidrIp": "10.{}.{}.0/24"}}"#, n / 256, n % 256);
     (0..count).map(range).collect::<Vec<_>>().join(", ")
+}
+
+/// So many filters of a describe that rules and groups both have.
+fn filters(count: usize) -> String {
+    vec![r#"{"Name": "group-id", "Values": ["sg-00000000"]}"#; count].join(", ")
 }
 
 #[test]

@@ -77,6 +77,20 @@ async fn a_rule_id_of_another_group_or_direction_is_explained() {
 }
 
 #[tokio::test]
+async fn a_peer_that_does_not_exist_is_named_and_not_the_group() {
+    let mut server = start().await;
+    let asked = vec![tcp_group(1, "sg-00000000")];
+    let revoke = server.revoke(NONDEFAULT_VPC_GROUP, asked.clone()).await.unwrap_err();
+    let authorize = server.authorize(NONDEFAULT_VPC_GROUP, asked).await.unwrap_err();
+    for status in [revoke, authorize] {
+        assert_eq!(ec2_code(&status), "InvalidGroup.NotFound");
+        assert_eq!(status.message(), "The security group 'sg-00000000' does not exist");
+        let resource = details(&status).resource_info().unwrap().resource_name.clone();
+        assert_eq!(resource, "sg-00000000");
+    }
+}
+
+#[tokio::test]
 async fn fail_refuses_before_sending_in_either_kind_of_vpc() {
     for group in [DEFAULT_VPC_GROUP, NONDEFAULT_VPC_GROUP] {
         let mut server = start().await;

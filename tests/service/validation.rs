@@ -139,6 +139,42 @@ async fn rule_ids_have_a_form() {
         (format!("security_group_rule_ids[{n}]"), code)
     };
     assert_eq!(violations(&status), [malformed(0), malformed(1), malformed(2)]);
+    // Whatever else follows the prefix names no rule. The status is a header: nothing breaks it.
+    for odd in ["sgr-a b", "sgr-é", "sgr-\0\u{1}\r\nx: y\u{7f}"] {
+        for group in [DEFAULT_VPC_GROUP, NONDEFAULT_VPC_GROUP] {
+            let status = server.revoke_ids(group, &[odd]).await.unwrap_err();
+            assert_eq!(status.code(), Code::NotFound);
+            assert_eq!(ec2_code(&status), "InvalidSecurityGroupRuleId.NotFound");
+            assert_eq!(unknown_detail(&status).unknown_security_group_rule_ids, [odd]);
+            assert!(!status.message().chars().any(char::is_control), "{status:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_describe_has_50_filters_at_most() {
+    let mut server = start().await;
+    let filter = v1::Filter { name: Some("group-id".into()), values: vec!["sg-00000000".into()] };
+    let filters = vec![filter; 51];
+    let groups =
+        v1::DescribeSecurityGroupsRequest { filters: filters.clone(), ..Default::default() };
+    let rules = v1::DescribeSecurityGroupRulesRequest { filters, ..Default::default() };
+    for status in [
+        server.groups.describe_security_groups(groups).await.unwrap_err(),
+        server.groups.describe_security_group_rules(rules).await.unwrap_err(),
+    ] {
+        assert_eq!(violations(&status), [("filters".into(), "FILTER_LIMIT_EXCEEDED".into())]);
+    }
+}
+
+#[tokio::test]
+async fn only_spaces_are_cut_off_a_name() {
+    let mut server = start().await;
+    for end in ["\t", "\n", "\n  ", "\u{a0}"] {
+        let status = server.create(&format!("new{end}"), NONDEFAULT_VPC).await.unwrap_err();
+        assert_eq!(violations(&status), [value("group_name")]);
+    }
+    server.create("new  ", NONDEFAULT_VPC).await.unwrap();
 }
 
 #[tokio::test]

@@ -83,6 +83,48 @@ async fn what_is_no_request_of_the_protocol_gets_an_error() {
 }
 
 #[tokio::test]
+async fn a_describe_has_50_filters_at_most() {
+    let (_, address) = open().await;
+    let filter = |n: usize| format!("&Filter.{n}.Name=group-id&Filter.{n}.Value.1=sg-00000000");
+    for action in ["DescribeSecurityGroups", "DescribeSecurityGroupRules"] {
+        let mut form = format!("Action={action}&Version=2016-11-15");
+        form.extend((1..=50).map(filter));
+        let answer = exchange(address, &post(&form)).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        form.push_str(&filter(51));
+        let answer = exchange(address, &post(&form)).await;
+        assert!(answer.contains("<Code>FilterLimitExceeded</Code>"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn rule_ids_may_have_any_characters_and_be_described_twice() {
+    let (_, address) = open().await;
+    let describe = |id: &str| {
+        let describe = "Action=DescribeSecurityGroupRules&Version=2016-11-15";
+        post(&format!("{describe}&SecurityGroupRuleId.1={id}&SecurityGroupRuleId.2={id}"))
+    };
+    let revoke = |id: &str| {
+        let revoke = "Action=RevokeSecurityGroupEgress&Version=2016-11-15";
+        post(&format!("{revoke}&GroupId=sg-000000000000000a1&SecurityGroupRuleId.1={id}"))
+    };
+    let answer = exchange(address, &describe("sgr-0000000000000a1e9")).await;
+    assert_eq!(answer.matches("<securityGroupRuleId>").count(), 1, "{answer}");
+    for (id, shown) in [
+        ("sgr-a%20b", "sgr-a b"),
+        ("sgr-%C3%A9", "sgr-é"),
+        ("sgr-%00%01%0D%0A%7F%3C", "sgr-\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}&lt;"),
+    ] {
+        for request in [describe(id), revoke(id)] {
+            let answer = exchange(address, &request).await;
+            let code = "<Code>InvalidSecurityGroupRuleId.NotFound</Code>";
+            assert!(answer.contains(code), "{answer}");
+            assert!(answer.contains(&format!("rule ID &apos;{shown}&apos; does not")), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_lost_answer_breaks_off_in_its_midst() {
     let (sandbox, address) = open().await;
     let fault = Fault { kind: FaultKind::LoseAnswer.into(), ..Default::default() };

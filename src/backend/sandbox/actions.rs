@@ -17,7 +17,7 @@ use crate::{
         self, AccountId, Direction, GroupId, GroupPeer, Peer, Rule, RuleId, RuleSpec, Target,
         Traffic,
         matching::{match_ids, match_specs},
-        permission::{SAME_TWICE, default_egress},
+        permission::{SAME_TWICE, default_egress, excerpt},
         traffic::Ports,
     },
 };
@@ -67,11 +67,14 @@ pub fn revoke(state: &mut State, target: &Target, request: &RevokeRules) -> Outc
     let resolved: Vec<RuleSpec>;
     let matched: Vec<&Rule> = match &request.selection {
         Selection::Specs(specs) => {
-            resolved = resolve_names(state, target, specs)?;
+            resolved = resolve_names(state, target, &group, specs)?;
             refuse_repeated_specs(&resolved)?;
             let matching = match_specs(&resolved, request.direction, &rules);
             if !matching.unknown.is_empty() && !state.in_default_vpc(&group) {
-                return Err(no_such_permission().into());
+                // Peers are looked up before rules (R4). What a rule refers to need not be there any more (R27).
+                let mut peers = matching.unknown.iter().map(|spec| &spec.peer);
+                let absent = peers.find_map(|peer| absent_peer(state, target, &group, peer));
+                return Err(absent.unwrap_or_else(no_such_permission).into());
             }
             // As they were asked: a name stays a name. What is unknown comes in the order of the request.
             let mut missed = matching.unknown.iter().copied().peekable();
@@ -119,7 +122,7 @@ pub fn authorize(
     refuse_repeated_specs(&request.specs)?;
     let slot = state.find(target, &request.group)?;
     let (group, rules) = (slot.group.clone(), slot.rules.clone());
-    let mut specs = resolve_names(state, target, &request.specs)?;
+    let mut specs = resolve_names(state, target, &group, &request.specs)?;
     for spec in &mut specs {
         // An IPv6 range is taken whether or not the VPC has IPv6: R40 is about revoking only.
         spec.peer = stored_peer(state, target, &group, &spec.peer)?;
@@ -256,12 +259,14 @@ pub fn delete_group(state: &mut State, target: &Target, request: &DeleteGroup) -
     Ok((deleted, Some(change("DeleteSecurityGroup", &group, rules))))
 }
 
-/// References to a deleted group from peered VPCs become stale: its owner and VPC are not known any more (R27, R28).
+/// References to a deleted group from peered VPCs become stale: its owner, VPC and name are not known any more
+/// (R27, R28).
 pub fn forget_references(state: &mut State, deleted: &GroupId) {
     let stale = state.edits(|_, _, rule| {
         let Peer::Group(peer) = &rule.peer else { return None };
         refers_to(&rule.peer, deleted).then(|| {
-            let peer = GroupPeer { user_id: None, vpc_id: None, ..(**peer).clone() };
+            let peer =
+                GroupPeer { user_id: None, vpc_id: None, group_name: None, ..(**peer).clone() };
             Peer::Group(Box::new(peer))
         })
     });
@@ -319,7 +324,7 @@ fn plain_rule(id: RuleId, direction: Direction, peer: Peer) -> Rule {
 
 /// EC2's error for a rule id that does not exist.
 pub fn no_such_rule(id: &RuleId) -> Refusal {
-    let message = format!("The security group rule ID '{id}' does not exist");
+    let message = format!("The security group rule ID '{}' does not exist", excerpt(id.as_str()));
     Refusal::new("InvalidSecurityGroupRuleId.NotFound", message)
 }
 
@@ -356,24 +361,55 @@ pub fn refuse_repeated_ids<'a>(ids: impl IntoIterator<Item = &'a RuleId>) -> Res
     }
 }
 
-/// Group peers by name as group peers by id. Names mean groups of the default VPC, whichever VPC the rule's own
-/// group is in (ec2-facts section 2).
+/// Group peers by name as group peers by id. Only in the default VPC a rule may name a group: from another VPC even a
+/// name that the default VPC has is not found (ec2-facts section 2).
 pub fn resolve_names(
     state: &State,
     target: &Target,
+    group: &Group,
     specs: &[RuleSpec],
 ) -> Result<Vec<RuleSpec>, BackendError> {
     let site = state.site(target)?;
+    let takes_names = group.vpc_id.as_ref() == site.default_vpc();
     let mut resolved = specs.to_vec();
     for spec in &mut resolved {
         let Peer::Group(peer) = &mut spec.peer else { continue };
         if peer.group_id.is_none() {
             let name = peer.group_name.take().unwrap_or_default();
-            let id = site.by_name(&name).ok_or_else(|| site.no_such_name(&name))?;
-            peer.group_id = Some(id.clone());
+            match site.by_name(&name) {
+                Some(id) if takes_names => peer.group_id = Some(id.clone()),
+                Some(_) => return Err(id_is_needed(&name).into()),
+                None => return Err(site.no_such_name(&name).into()),
+            }
         }
     }
     Ok(resolved)
+}
+
+/// EC2's error for a name in a rule outside the default VPC, which has such a group: to say that it does not exist there
+/// would be wrong.
+fn id_is_needed(name: &str) -> Refusal {
+    let message = format!(
+        "Invalid value '{name}' for groupName. You may not reference Amazon VPC security groups by \
+         name. Please use the corresponding id for this operation."
+    );
+    Refusal::new("InvalidGroup.NotFound", message)
+}
+
+/// EC2's error for a peer that is not there. Another account's group cannot be looked up, and one that is out of reach
+/// is there (ec2-facts section 2).
+fn absent_peer(state: &State, target: &Target, group: &Group, peer: &Peer) -> Option<Refusal> {
+    match peer {
+        Peer::Ipv4(_) | Peer::Ipv6(_) => None,
+        Peer::PrefixList(id) => state.prefix_list(target, id).is_none().then(|| no_such_list(id)),
+        Peer::Group(asked) => {
+            let id = asked.group_id.as_ref()?;
+            let own = asked.user_id.as_ref().is_none_or(|owner| *owner == group.owner_id);
+            let found = state.find_anywhere(id);
+            let there = found.is_some_and(|(home, _)| home.region == target.region);
+            (own && !there).then(|| no_such_group(id))
+        }
+    }
 }
 
 /// The peer as EC2 stores it, if it exists and may be referred to from `group`.

@@ -177,7 +177,10 @@ fn describe(
     let slot = state.find(target, &request.group)?;
     let (group, before) = (slot.group.clone(), slot.rules.clone());
     let described = match &request.updates {
-        DescriptionUpdates::Specs(specs) => by_properties(state, target, request, specs, &before)?,
+        DescriptionUpdates::Specs(specs) => {
+            let specs = actions::resolve_names(state, target, &group, specs)?;
+            by_properties(request.direction, specs, &before)?
+        }
         DescriptionUpdates::Ids(updates) => by_ids(request.direction, updates, &before)?,
     };
     let mut after = before.to_vec();
@@ -197,17 +200,14 @@ fn describe(
 
 /// The rules that are named by properties, and their new descriptions. The description takes no part in the naming.
 fn by_properties(
-    state: &State,
-    target: &Target,
-    request: &UpdateDescriptions,
-    specs: &[RuleSpec],
+    direction: Direction,
+    specs: Vec<RuleSpec>,
     rules: &[Rule],
 ) -> Result<HashMap<RuleId, Option<String>>, BackendError> {
-    let specs = actions::resolve_names(state, target, specs)?;
     actions::refuse_repeated_specs(&specs)?;
     let named = specs.into_iter().map(|spec| {
         let rule = rules.iter().find(|rule| {
-            rule.direction == request.direction
+            rule.direction == direction
                 && same_rule(&spec, rule)
                 && owner_fits(&spec.peer, &rule.peer)
         });

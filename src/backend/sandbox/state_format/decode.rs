@@ -266,7 +266,7 @@ impl Decoder {
         let id = self.parsed(
             (path, "security_group_rule_id"),
             message.security_group_rule_id.as_deref(),
-            RuleId::parse,
+            RuleId::parse_own,
             ("InvalidSecurityGroupRuleId.Malformed", "sgr- and 17 hexadecimal digits"),
         );
         let owner = self.owner(path, "group_owner_id", message.group_owner_id.as_deref());

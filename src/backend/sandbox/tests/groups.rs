@@ -151,6 +151,26 @@ async fn r27_r28_references_across_peered_vpcs_outlive_their_group() {
 }
 
 #[tokio::test]
+async fn r28_a_stale_reference_shows_no_name() {
+    let named = PEERED.replace(
+        r#""GroupName": "c","#,
+        r#""GroupName": "c", "IpPermissionsEgress": [{"IpProtocol": "-1", "UserIdGroupPairs":
+          [{"GroupId": "sg-0000000a", "GroupName": "a", "UserId": "111111111111"}]}],"#,
+    );
+    let mut bench = bench(Some(&named));
+    bench.target = target("111111111111", "us-east-1");
+    let name = async |bench: &Bench| {
+        let image = bench.image("sg-0000000c").await.unwrap();
+        let crate::rule::Peer::Group(peer) = &image.rules[0].peer else { panic!("no group") };
+        (peer.group_id.clone(), peer.group_name.clone())
+    };
+    let id = Some(GroupId::new("sg-0000000a"));
+    assert_eq!(name(&bench).await, (id.clone(), Some("a".to_owned())));
+    bench.delete(group("sg-0000000a")).await.unwrap();
+    assert_eq!(name(&bench).await, (id, None));
+}
+
+#[tokio::test]
 async fn targets_are_apart_and_unknown_ones_are_not_served() {
     let mut bench = sample();
     let resolve = |account: Option<&str>, region: Option<&str>| {

@@ -290,6 +290,13 @@ async fn peers_by_name_mean_groups_of_the_default_vpc() {
         assert_eq!(refused.message, text);
     }
     let named = [perm("tcp", 1, 1, "name:default")];
+    // Outside the default VPC no name is taken, and the default VPC's groups do not matter.
+    let by_name = [
+        code(bench.revoke_egress(WEB, by_specs(&named)).await),
+        code(bench.authorize_egress(WEB, &named).await),
+        code(bench.update(WEB, Direction::Egress, DescriptionUpdates::Specs(specs(&named))).await),
+    ];
+    assert_eq!(by_name, ["InvalidGroup.NotFound"; 3]);
     let missed = bench.revoke_egress(LEGACY, by_specs(&named)).await.unwrap();
     assert_eq!(missed.unknown, named);
     let added = bench.authorize_egress(LEGACY, &named).await.unwrap();
@@ -307,6 +314,35 @@ async fn peers_by_name_mean_groups_of_the_default_vpc() {
 }
 
 #[tokio::test]
+async fn a_name_is_not_taken_from_a_vpc_that_is_peered_with_the_default_one() {
+    let json = r#"{"Vpcs": [{"VpcId": "vpc-0000000d", "IsDefault": true, "OwnerId": "111111111111"},
+      {"VpcId": "vpc-0000000a", "OwnerId": "111111111111", "PeeredVpcIds": ["vpc-0000000d"]}],
+      "SecurityGroups": [
+        {"GroupId": "sg-0000000d", "GroupName": "db", "VpcId": "vpc-0000000d"},
+        {"GroupId": "sg-0000000a", "GroupName": "web", "VpcId": "vpc-0000000a",
+         "IpPermissionsEgress": [{"IpProtocol": "tcp", "FromPort": 1, "ToPort": 1,
+           "UserIdGroupPairs": [{"GroupId": "sg-0000000d"}]}]}]}"#;
+    let bench = bench(Some(json));
+    let there = [perm("tcp", 1, 1, "name:db")];
+    let refusals = [
+        refusal(bench.authorize_egress("sg-0000000a", &[perm("tcp", 2, 2, "name:db")]).await),
+        refusal(
+            bench
+                .update("sg-0000000a", Direction::Egress, DescriptionUpdates::Specs(specs(&there)))
+                .await,
+        ),
+        refusal(bench.revoke_egress("sg-0000000a", by_specs(&there)).await),
+    ];
+    for refused in refusals {
+        assert_eq!(refused.code, "InvalidGroup.NotFound");
+        let text = "Invalid value 'db' for groupName. You may not reference Amazon VPC security groups by \
+                    name. Please use the corresponding id for this operation.";
+        assert_eq!(refused.message, text);
+    }
+    assert_eq!(bench.image("sg-0000000a").await.unwrap().rules.len(), 1);
+}
+
+#[tokio::test]
 async fn what_a_rule_refers_to_must_exist_within_reach() {
     let bench = sample();
     let refused = refusal(bench.authorize_egress(WEB, &[perm("tcp", 1, 1, LEGACY)]).await);
@@ -318,6 +354,33 @@ async fn what_a_rule_refers_to_must_exist_within_reach() {
     let list = refusal(bench.authorize_egress(WEB, &[perm("tcp", 1, 1, "pl-00000009")]).await);
     assert_eq!(list.code, "InvalidPrefixListID.NotFound");
     assert_eq!(list.message, "The prefix list ID 'pl-00000009' does not exist");
+}
+
+#[tokio::test]
+async fn r4_a_revoke_looks_up_what_no_rule_refers_to() {
+    let bench = sample();
+    let revoke = async |id, peer| {
+        // The first is there: nothing goes.
+        let asked = [perm("udp", 53, 53, "10.0.0.2/32"), perm("tcp", 1, 1, peer)];
+        bench.revoke_egress(id, by_specs(&asked)).await
+    };
+    let absent = refusal(revoke(WEB, "sg-00000000").await);
+    assert_eq!(absent.code, "InvalidGroup.NotFound");
+    assert_eq!(absent.message, "The security group 'sg-00000000' does not exist");
+    let absent = refusal(revoke(WEB, "pl-00000009").await);
+    assert_eq!(absent.code, "InvalidPrefixListID.NotFound");
+    assert_eq!(absent.message, "The prefix list ID 'pl-00000009' does not exist");
+    // What is there but out of reach, or another account's, no rule refers to.
+    assert_eq!(code(revoke(WEB, LEGACY).await), NOT_FOUND);
+    let mut foreign = perm("tcp", 1, 1, "sg-00000000");
+    foreign.user_id_group_pairs[0].user_id = Some("999999999999".to_owned());
+    assert_eq!(code(bench.revoke_egress(WEB, by_specs(&[foreign])).await), NOT_FOUND);
+    assert_eq!(bench.image(WEB).await.unwrap().rules.len(), 12);
+    // In a default VPC it is unknown, and the rest goes (R34, R35).
+    for peer in ["sg-00000000", "pl-00000009"] {
+        let missed = revoke(LEGACY, peer).await.unwrap();
+        assert!(missed.unknown.contains(&perm("tcp", 1, 1, peer)), "{missed:?}");
+    }
 }
 
 #[tokio::test]
