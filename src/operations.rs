@@ -365,6 +365,14 @@ impl Work<'_> {
         Ok(CallContext { deadline: until, deadline_wall: until_wall, ..self.context.clone() })
     }
 
+    /// Until when the call may wait for something: its deadline, or the end of its lease, as what it has begun is taken over
+    /// after that.
+    pub(crate) fn may_wait_until(&self) -> Instant {
+        let journal = self.meta.journal.as_ref();
+        let ends = journal.and_then(|journal| journal.lease_ends());
+        ends.map_or(self.meta.deadline, |ends| ends.min(self.meta.deadline))
+    }
+
     /// EC2 answered a change, whatever it said.
     pub(crate) fn answered(&self, request_id: Option<&String>) {
         if let Some(journal) = &self.meta.journal {

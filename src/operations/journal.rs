@@ -184,6 +184,11 @@ impl Journal {
         self.timing.lease
     }
 
+    /// When the lease of what is begun ends, if anything is.
+    pub(crate) fn lease_ends(&self) -> Option<Instant> {
+        self.kept().lease_ends
+    }
+
     /// When the answer to what is now sent must be there; none: it is too late to send.
     pub(crate) fn send_until(&self) -> Option<Instant> {
         let ends = self.kept().lease_ends?;

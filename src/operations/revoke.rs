@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     Outcome, Warning, WarningKind, Work, decide, is_dry_run_success,
@@ -383,11 +383,7 @@ async fn by_matching(
             return Ok(Done { image, revoked: None, unknown, unknown_count });
         }
         if round > MAX_ROUNDS {
-            // The same call may well do it.
-            let message =
-                "others change these rules all the time, or reads lag behind; nothing was removed";
-            let error = Error::later(Reason::OperationInProgress, message, SECOND_LOOK);
-            return Err(Error { operation_id: work.meta.progress.sent_operation(), ..error });
+            return Err(outrun(work));
         }
         let context = work.begin_sending(plan(request, &image, &ids, &missing)).await?;
         match send(work, &context, request, Selection::Ids(ids.clone()), false).await {
@@ -398,7 +394,8 @@ async fn by_matching(
             Err(BackendError::Refused(refusal)) if is_unknown(&refusal) => {
                 // Somebody else was quicker with one of them. Nothing was removed: read and choose again.
                 work.answered(refusal.request_id.as_ref());
-                work.reserve(paced_as(request.direction)).await?;
+                let slot = work.reserve(paced_as(request.direction));
+                timeout_at(work.may_wait_until(), slot).await.map_err(|_| outrun(work))??;
                 let last = round == MAX_ROUNDS;
                 let lag = work.backend.read_lag();
                 pause(work, if last { lag.max(SECOND_LOOK) } else { lag }).await;
@@ -548,10 +545,18 @@ async fn send(
     work.backend.revoke(context, &work.target, &request).await
 }
 
-/// Waits, but not past the deadline.
+/// For a call that may well do it when it comes again.
+fn outrun(work: &Work<'_>) -> Error {
+    let message =
+        "others change these rules all the time, or reads lag behind; nothing was removed";
+    let error = Error::later(Reason::OperationInProgress, message, SECOND_LOOK);
+    Error { operation_id: work.meta.progress.sent_operation(), ..error }
+}
+
+/// Waits, but not for longer than the call may.
 async fn pause(work: &Work<'_>, by: Duration) {
     if !by.is_zero() {
-        sleep_until((Instant::now() + by).min(work.meta.deadline)).await;
+        sleep_until((Instant::now() + by).min(work.may_wait_until())).await;
     }
 }
 

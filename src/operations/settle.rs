@@ -404,7 +404,7 @@ pub(super) async fn done_after_all(
     let mut seen = read(work, &plan, &work.meta.operation_id).await;
     if !matches!(&seen, Ok(image) if judge(&plan, image.as_ref()) == Seen::Done) {
         // What EC2 says and what a read shows can be of different times (R47).
-        pause(SECOND_LOOK.max(work.backend.read_lag()), Some(work.meta.deadline)).await;
+        pause(SECOND_LOOK.max(work.backend.read_lag()), Some(work.may_wait_until())).await;
         seen = read(work, &plan, &work.meta.operation_id).await;
     }
     match seen {
