@@ -18,8 +18,10 @@ use std::{
     time::Duration,
 };
 
+pub use ec2::{ALL_GROUPS, ec2_bucket, is_throttling};
 use shared::{Ask, Share, Taken};
 
+mod ec2;
 pub mod shared;
 
 /// EC2's actions that have a budget of their own here.
@@ -183,20 +185,6 @@ impl Action {
     pub fn is_read(self) -> bool {
         matches!(self, Self::DescribeGroups | Self::DescribeAllGroups | Self::DescribeRules)
     }
-}
-
-/// What stands for DescribeSecurityGroups without any filter, id, name or page size.
-pub const ALL_GROUPS: &str = "DescribeSecurityGroups, unfiltered";
-
-/// EC2's own bucket of an action, per account and Region. Each request costs one token however many rules it has.
-pub fn ec2_bucket(action: &str) -> Bucket {
-    let (burst, per_second) = match action {
-        ALL_GROUPS => (50, 10),
-        "CreateTags" | "DeleteTags" => (100, 10),
-        read if read.starts_with("Describe") => (100, 20),
-        _ => (50, 5),
-    };
-    Bucket { burst, per_second }
 }
 
 // === impl Tokens ===

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     pacing::{
-        Action, Budget, Event, Lane, ec2_bucket,
+        Action, Budget, Event, Lane, ec2_bucket, is_throttling,
         shared::{SharedBudget, Taken, Taking},
     },
     principal::Principal,
@@ -187,15 +187,6 @@ impl Paced {
         }
         answer
     }
-}
-
-/// EC2's codes for too many requests, and those of others that speak its protocol.
-pub(super) fn is_throttling(code: &str) -> bool {
-    code == "RequestLimitExceeded"
-        || code.starts_with("Throttl")
-        || code.starts_with("RequestThrottled")
-        || code.starts_with("TooManyRequests")
-        || code == "SlowDown"
 }
 
 impl fmt::Debug for Paced {

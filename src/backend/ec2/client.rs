@@ -46,10 +46,9 @@ use super::{
     traced::Traced,
 };
 use crate::{
-    backend::{
-        BackendError, CallContext, Failure, Refusal, paced::is_throttling, standing::LastSeen,
-    },
+    backend::{BackendError, CallContext, Failure, Refusal, standing::LastSeen},
     clock::Clock,
+    pacing::is_throttling,
     rule::Target,
     telemetry::metrics::Metrics,
 };

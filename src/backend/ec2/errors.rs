@@ -11,7 +11,10 @@ use aws_sdk_ec2::operation::RequestId;
 use aws_smithy_runtime_api::{client::result::SdkError, http::Response};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use crate::backend::{BackendError, Failure, Refusal, paced::is_throttling};
+use crate::{
+    backend::{BackendError, Failure, Refusal},
+    pacing::is_throttling,
+};
 
 /// How far the last attempt of a call came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
