@@ -4,12 +4,10 @@ use std::collections::HashMap;
 
 use super::Work;
 use crate::{
-    backend::{BackendError, GroupImage, Refusal},
-    error::Error,
+    backend::{GroupImage, Refusal},
+    error::{Error, Reason},
     rule::{GroupId, GroupRef, Peer, RuleSpec},
 };
-
-const NO_SUCH_GROUP: &str = "InvalidGroup.NotFound";
 
 /// In a default VPC a peer may be a group by name. A name that is not found stays, for EC2 to refuse.
 ///
@@ -37,17 +35,19 @@ pub(super) async fn resolve(
             let group = GroupRef::Name(name.clone());
             let id = match work.backend.image(&work.context, &work.target, &group).await {
                 Ok(found) => Some(found.group.id.clone()),
-                Err(BackendError::Refused(refusal)) if refusal.code == NO_SUCH_GROUP => None,
-                Err(error) => return Err(Error::from_backend(error, name)),
+                Err(error) => match Error::from_backend(error, name) {
+                    Error { reason: Reason::InvalidGroupNotFound, .. } => None,
+                    error => return Err(error),
+                },
             };
             known.insert(name.clone(), id);
         }
         match known.get(name).cloned().flatten() {
             Some(id) => peer.group_id = Some(id),
             None if work.access.enforces() && refusal.is_none() => {
+                let code = "InvalidGroup.NotFound";
                 let message = format!("The security group '{name}' does not exist");
-                let mut error =
-                    Error::from_backend(Refusal::new(NO_SUCH_GROUP, message).into(), name);
+                let mut error = Error::from_backend(Refusal::new(code, message).into(), name);
                 // Nothing was sent, and EC2 said nothing of it.
                 error.ec2 = None;
                 refusal = Some(error);

@@ -282,7 +282,7 @@ impl Metrics {
         self.0.ec2_calls.record(took.as_secs_f64(), &attributes);
     }
 
-    /// EC2 throttled a call.
+    /// EC2 throttled so many of a call's requests.
     pub fn throttled(
         &self,
         action: Cow<'static, str>,
