@@ -136,3 +136,19 @@ async fn what_is_sent_again_is_compared_after_its_slot_has_come() {
     let rules = world.server.egress(group).await;
     assert!(rules.iter().any(|rule| rule.security_group_rule_id() == id), "{rules:?}");
 }
+
+#[tokio::test]
+async fn a_peers_name_that_cannot_be_looked_up_is_not_one_that_is_not_there() {
+    let mut world = undisturbed(open()).await;
+    let mut permission = tcp_group(22, "sg-0d000000000000002");
+    let pair = &mut permission.user_id_group_pairs[0];
+    (pair.group_id, pair.group_name) = (None, Some("db".into()));
+    // The group itself can be read.
+    let (kind, group_id) = (FaultKind::Throttle.into(), "sg-0d000000000000002".into());
+    world.server.inject(Fault { kind, group_id, ..Default::default() }).await;
+    let request = by_permissions(DEFAULT_VPC_GROUP, vec![permission]);
+    let status = world.revoke("k", request).await.unwrap_err();
+    let reason = support::details(&status).error_info().unwrap().reason.clone();
+    assert_eq!(reason, "EC2_REQUEST_LIMIT_EXCEEDED", "{status:?}");
+    assert_eq!(world.records().await.len(), 0, "nothing was sent");
+}
