@@ -27,6 +27,7 @@ use crate::{
         Backend,
         standing::{Standing, TargetStanding},
     },
+    credentials::address::{is_asked_as_local, is_page_elsewhere},
     reload::Stale,
     server::ServerStatus,
     telemetry::{
@@ -181,9 +182,11 @@ impl Admin {
                 return Some(Answer::refusal(StatusCode::NOT_FOUND, paths));
             }
         };
-        let is_allowed = for_all || local && !is_forwarded(&head.headers);
+        let own = local && is_asked_as_local(&head.headers) && !is_page_elsewhere(&head.headers);
+        let is_allowed = for_all || own && !is_forwarded(&head.headers);
         if !is_allowed {
-            let only = "this is for connections from this machine alone";
+            let only =
+                "this is for connections from this machine alone, to 127.0.0.1, ::1 or localhost";
             return Some(Answer::refusal(StatusCode::FORBIDDEN, only));
         }
         if allow.split(", ").any(|method| head.method.as_str() == method) {

@@ -79,7 +79,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::
     })
 }
 
-/// A gRPC service that removes and restores rules of EC2 security groups, on EC2 or in a sandbox.
+/// A gRPC service that adds and removes rules of EC2 security groups, on EC2 or in a sandbox.
 #[derive(Debug, Parser)]
 #[command(name = "portcullis", version, args_conflicts_with_subcommands = true)]
 #[command(after_help = AFTER_HELP)]

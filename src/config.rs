@@ -344,6 +344,7 @@ impl Config {
         };
         targets::check_default(&mut reader, &config);
         safety::check(&mut reader, &config);
+        check_ports(&mut reader, &config);
         check(&mut reader, &config);
         let settings = reader.finish()?;
         Ok(Self { settings, ..config })
@@ -364,6 +365,28 @@ impl TlsConfig {
     /// Whether clients may name themselves with a certificate.
     pub fn names_clients(&self) -> bool {
         matches!(self, Self::Server(files) if files.client_auth != ClientAuth::Off)
+    }
+}
+
+/// No two listeners have one port: the second would find it taken.
+fn check_ports(reader: &mut Reader<'_>, config: &Config) {
+    let door = match &config.backend {
+        BackendConfig::Sandbox(sandbox) => sandbox.ec2_listen,
+        BackendConfig::Ec2(_) => None,
+    };
+    let listeners =
+        [("admin_listen", config.admin_listen), ("sandbox_ec2_listen", door)].into_iter();
+    let mut taken = vec![("listen", config.listen)];
+    for (name, address) in listeners.filter_map(|(name, address)| Some((name, address?))) {
+        let clash = taken.iter().find(|(_, other)| {
+            let (ip, other_ip) = (address.ip(), other.ip());
+            address.port() == other.port()
+                && (ip == other_ip || ip.is_unspecified() || other_ip.is_unspecified())
+        });
+        match clash.filter(|_| address.port() != 0) {
+            Some((other, _)) => reader.complain(name, format!("{address} is taken by {other}")),
+            None => taken.push((name, address)),
+        }
     }
 }
 

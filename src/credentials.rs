@@ -61,6 +61,8 @@ const MAX_GROUPS: usize = 512;
 pub enum Refused {
     /// There is no credential.
     Missing,
+    /// Nobody is asked for one, and it is a page in a browser that calls.
+    Page,
     /// There is one that is not good, or there are several.
     Invalid(String),
     /// It was good and has expired.

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     let code = match cli::parse(std::env::args_os()) {
         Ok(Command::Serve(settings)) => run(serve(settings)),
         Ok(Command::CheckConfig(check)) if check.reference => print(&config::reference()),
-        Ok(Command::CheckConfig(check)) => check_config(check.settings),
+        Ok(Command::CheckConfig(check)) => run(check_config(check.settings)),
         Ok(Command::Health(health)) => run(ask_health(health)),
         Ok(Command::Policy(policy)) => match policy.run() {
             Ok(said) => {
@@ -344,10 +344,14 @@ impl Signals {
     }
 }
 
-fn check_config(settings: Settings) -> u8 {
-    match Config::load(settings.config.as_deref(), settings.flags) {
-        Ok(config) => print(&format!("OK\n{}", config.show())),
-        Err(complaints) => refuse(&complaints),
+async fn check_config(settings: Settings) -> u8 {
+    let config = match Config::load(settings.config.as_deref(), settings.flags) {
+        Ok(config) => config,
+        Err(complaints) => return refuse(&complaints),
+    };
+    match open::check(&config).await {
+        Ok(()) => print(&format!("OK\n{}", config.show())),
+        Err(error) => complain(&error, FAILED),
     }
 }
 

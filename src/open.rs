@@ -11,8 +11,8 @@ use portcullis::{
     cli::Settings,
     clock::{Clock, SystemClock},
     config::{
-        BackendConfig, Config, Ec2Config, LedgerConfig, LedgerEngine, PolicyConfig, SandboxConfig,
-        TlsConfig,
+        BackendConfig, Config, Ec2Config, IssuerConfig, LedgerConfig, LedgerEngine, PolicyConfig,
+        SandboxConfig, TlsConfig,
     },
     credentials::{Authenticator, Reread},
     ledger::{
@@ -70,6 +70,19 @@ pub async fn parts(
         random,
         metrics: metrics.clone(),
     })
+}
+
+/// Whether the files that the configuration names hold what they should, without asking anybody else and without making
+/// anything. The files of TLS are the configuration's own to check.
+pub async fn check(config: &Config) -> Result<(), String> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    if let BackendConfig::Sandbox(sandbox) = &config.backend {
+        open_sandbox(config, sandbox, clock.clone(), Arc::new(SystemRandom))?;
+    }
+    let mut authentication = config.authentication.clone();
+    authentication.issuers.retain(IssuerConfig::is_file);
+    Authenticator::open(authentication, config.tls.names_clients(), clock).await?;
+    open_access(config).map(drop)
 }
 
 /// The ledger, and what goes with it.

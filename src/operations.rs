@@ -76,6 +76,9 @@ pub struct CallMeta {
     pub operation_id: Arc<str>,
     /// Who calls.
     pub principal: Arc<Principal>,
+    /// Nobody calls: the principal is what a record says, which has neither groups nor an address. Policies that are about
+    /// those would be silent, so nothing is shown that they may forbid.
+    pub by_record: bool,
     /// The other end of the caller's connection.
     pub peer: Peer,
     /// The RPC: `portcullis.v1.SecurityGroupService/RevokeEgress`.
@@ -101,8 +104,8 @@ impl CallMeta {
             account: None,
             region: None,
             operation_id: record.id.as_str().into(),
-            // What the answer explains is what the caller may see.
             principal: Principal::parse_id(&record.caller).unwrap_or_else(Principal::local).into(),
+            by_record: true,
             peer: Peer::default(),
             method: "",
             key: None,
@@ -221,14 +224,20 @@ impl Operations {
         &self.metrics
     }
 
-    /// Where the call works, once it is decided that its caller may work there at all.
-    pub(crate) fn place(&self, meta: &CallMeta, command: &Command) -> Result<Target, Error> {
-        let target = self
-            .backend
-            .resolve(meta.account.clone(), meta.region.clone())
-            .map_err(|error| Error::from_backend(error, ""))?;
-        self.work(meta, target.clone(), false).check_early(command)?;
-        Ok(target)
+    /// Where the call works.
+    pub(crate) fn place(&self, meta: &CallMeta) -> Result<Target, Error> {
+        let target = self.backend.resolve(meta.account.clone(), meta.region.clone());
+        target.map_err(|error| Error::from_backend(error, ""))
+    }
+
+    /// Whether its caller may work there at all, and do what can be decided without a look.
+    pub(crate) fn check_early(
+        &self,
+        meta: &CallMeta,
+        target: &Target,
+        command: &Command,
+    ) -> Result<(), Error> {
+        self.work(meta, target.clone(), false).check_early(command)
     }
 
     /// What a use case works with. `own_reads`: it reads for a change, and not for its caller.
@@ -248,7 +257,7 @@ impl Operations {
         }
     }
 
-    /// Does what the call asks for, in the place that [`Self::place`] found.
+    /// Does what the call asks for, in the place that [`Self::place`] found, once [`Self::check_early`] allows it.
     pub(crate) async fn perform(self, call: Call, target: Target) -> Result<Outcome, Error> {
         let Call { meta, command } = call;
         let mutation = command.mutation();
@@ -322,7 +331,8 @@ impl Service<Call> for Operations {
     fn call(&mut self, call: Call) -> Reply {
         let operations = self.clone();
         Box::pin(async move {
-            let target = operations.place(&call.meta, &call.command)?;
+            let target = operations.place(&call.meta)?;
+            operations.check_early(&call.meta, &target, &call.command)?;
             operations.perform(call, target).await
         })
     }

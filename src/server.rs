@@ -14,7 +14,7 @@ use tokio::{
     net::TcpListener,
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, interval, sleep, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use tonic::{codec::CompressionEncoding, service::Routes};
@@ -71,6 +71,9 @@ mod standstill;
 
 /// The most bytes of a request to SandboxService: a state is far larger than any call.
 const MAX_SANDBOX_REQUEST_BYTES: usize = 256 << 20;
+
+/// How often it is looked how the backend stands, for who asks for its health.
+const STANDING_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long the end waits for the lines and spans of calls that are over.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -151,6 +154,17 @@ pub async fn serve(
     background.spawn(async move { audit.keep_telling().await });
     let (up, mut ledger_up) = watch::channel(true);
     background.spawn(settling::run(use_cases(&parts), parts.books.clone(), up));
+    let (told, backend) = (health.clone(), parts.backend.clone());
+    let onlooker = background.spawn(async move {
+        let (mut up, mut ticks) = (true, interval(STANDING_PERIOD));
+        loop {
+            ticks.tick().await;
+            // Whoever watches hears of changes alone.
+            if std::mem::replace(&mut up, !backend.standing().is_failing()) != up {
+                told.backend(up).await;
+            }
+        }
+    });
     let (told, shown) = (health.clone(), status.clone());
     let watcher = background.spawn(async move {
         while ledger_up.changed().await.is_ok() {
@@ -168,7 +182,9 @@ pub async fn serve(
         () = shutdown => {}
     }
     status.set_draining();
+    // What they say would undo the next line.
     watcher.abort();
+    onlooker.abort();
     health.drain().await;
     if !limits.drain_delay.is_zero() {
         tracing::info!(delay_ms = limits.drain_delay.as_millis(), "not ready, and going on");

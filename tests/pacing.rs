@@ -164,6 +164,7 @@ impl World {
             region: None,
             operation_id: "op-1".into(),
             principal: Arc::new(principal),
+            by_record: false,
             peer: Peer::default(),
             method: "",
             key: None,

@@ -31,6 +31,12 @@ impl Health {
         }
     }
 
+    /// Whether EC2 answers, as the last calls saw it. Where it does not, calls say so by themselves.
+    pub async fn backend(&self, up: bool) {
+        let status = if up { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.reporter.set_service_status("backend", status).await;
+    }
+
     async fn set(&self, status: ServingStatus) {
         for name in &self.names {
             self.reporter.set_service_status(name, status).await;

@@ -41,6 +41,7 @@ use self::{
 use crate::{
     backend::{Backend as _, BackendError, CallContext, Failure, Refusal, sandbox::Sandbox},
     clock::Clock,
+    credentials::address::is_page_elsewhere,
     random::Random,
     rule::{Direction, Target, permission::excerpt},
 };
@@ -180,6 +181,11 @@ impl Door {
             let text = xml::error(Api::Ec2, code, message, &self.new_request_id(), false);
             whole(status, text)
         };
+        // The door asks nobody for a credential, and browsers send forms for whatever page is open.
+        if is_page_elsewhere(&head.headers) {
+            let message = "The sandbox's EC2 door takes no requests of pages in browsers.";
+            return refuse(StatusCode::FORBIDDEN, "UnauthorizedOperation", message);
+        }
         let form = match head.method {
             Method::GET => Bytes::copy_from_slice(head.uri.query().unwrap_or_default().as_bytes()),
             Method::POST => {

@@ -12,6 +12,7 @@ use super::{
     decode::{self, Decoded},
     encode,
     metadata::Given,
+    methods,
     proto::v1::{self, security_group_service_server::SecurityGroupService},
     scribe::{self, Attach, method},
     status,
@@ -78,15 +79,20 @@ impl SecurityGroups {
             return Err(refused(Error::internal("no principal in the request")));
         };
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        let given = Given::read(request.metadata());
-        let Decoded { account, region, command } =
-            decode(request.into_inner()).map_err(|wrong| refused(Error::invalid(wrong)))?;
-        // Reads take no notice of what only changes need.
-        let Given { key, change_reason, trace_id } = match given {
-            Ok(given) => given,
-            Err(wrong) if command.is_mutation() => return Err(refused(Error::invalid(wrong))),
-            Err(_) => Given::default(),
+        let (given, mut wrong) = match Given::read(request.metadata()) {
+            // Reads take no notice of what only changes need.
+            Err(wrong) if methods::is_change(&format!("/{method}")) => (Given::default(), wrong),
+            given => (given.unwrap_or_default(), Vec::new()),
         };
+        let Decoded { account, region, command } = match decode(request.into_inner()) {
+            Ok(decoded) if wrong.is_empty() => decoded,
+            Ok(_) => return Err(refused(Error::invalid(wrong))),
+            Err(mut body) => {
+                body.append(&mut wrong);
+                return Err(refused(Error::invalid(body)));
+            }
+        };
+        let Given { key, change_reason, trace_id } = given;
         // With spans of our own, the one that the call is in: without a caller's trace it is a new one.
         let trace_id = trace::current().map(|(trace_id, _)| trace_id.to_string()).or(trace_id);
         let operation_id: Arc<str> = self.new_operation_id().into();
@@ -97,6 +103,7 @@ impl SecurityGroups {
             region,
             operation_id: operation_id.clone(),
             principal,
+            by_record: false,
             peer,
             method,
             key,

@@ -60,6 +60,14 @@ struct Last {
 // === impl Standing ===
 
 impl Standing {
+    /// Whether the last call to one of them failed.
+    pub fn is_failing(&self) -> bool {
+        match self {
+            Self::InProcess => false,
+            Self::Targets(targets) => targets.iter().any(|target| target.state == State::Failing),
+        }
+    }
+
     /// All targets in one word. One that fails is what an operator must see.
     pub fn summary(&self) -> &'static str {
         let targets = match self {
@@ -67,7 +75,7 @@ impl Standing {
             Self::Targets(targets) => targets,
         };
         let any = |state| targets.iter().any(|target| target.state == state);
-        let state = match (any(State::Failing), any(State::Ok)) {
+        let state = match (self.is_failing(), any(State::Ok)) {
             (true, _) => State::Failing,
             (false, true) => State::Ok,
             (false, false) => State::NotCalled,

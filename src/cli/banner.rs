@@ -34,7 +34,7 @@ pub fn banner(config: &Config, addresses: Addresses, sample: Option<Sample<'_>>)
     let Addresses { grpc, admin, ec2_door } = addresses;
     let admin = admin.map_or_else(
         || "off".to_owned(),
-        |address| format!("http://{address} (/livez, /readyz, /version)"),
+        |address| format!("http://{address} (/livez, /readyz, /metrics, /version)"),
     );
     let mut text = format!(
         "portcullis {}\n  \
@@ -122,8 +122,12 @@ fn backend(config: &BackendConfig) -> String {
         BackendConfig::Ec2(ec2) => {
             let accounts: Vec<_> =
                 ec2.targets.iter().map(|target| target.account.as_str()).collect();
+            let accounts = match accounts.as_slice() {
+                [] => "the account of the server's own credentials".to_owned(),
+                accounts => format!("accounts {}", accounts.join(", ")),
+            };
             let endpoint = ec2.endpoint_url.as_deref().unwrap_or("AWS");
-            format!("EC2 at {endpoint}, accounts {}", accounts.join(", "))
+            format!("EC2 at {endpoint}, {accounts}")
         }
     }
 }

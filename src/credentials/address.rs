@@ -1,8 +1,12 @@
-//! Whose address a call comes from, behind proxies.
+//! Where a call comes from: whose address, behind proxies; and whether it is a page in a browser that calls.
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::HeaderMap;
+use http::{
+    HeaderMap,
+    header::{HOST, ORIGIN},
+    uri::{Authority, Uri},
+};
 use ipnet::IpNet;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
@@ -26,6 +30,37 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
         }
     }
     client
+}
+
+/// Whether a page of somewhere else asks, in a browser on this machine. Where nobody is asked for a credential, whoever
+/// reaches the address may do everything, and every page that is open reaches it, under a name of its own if it has to (DNS
+/// rebinding). Browsers say where a page is from, but with plain GETs of its own site; see [`is_asked_as_local`] for those.
+/// What is no browser says nothing.
+pub fn is_page_elsewhere(headers: &HeaderMap) -> bool {
+    let is_here = |origin: &str| {
+        let origin = origin.parse::<Uri>().ok();
+        origin.and_then(|origin| origin.into_parts().authority).is_some_and(|at| is_local(&at))
+    };
+    let elsewhere = |value: &http::HeaderValue| !value.to_str().is_ok_and(is_here);
+    headers.get_all(ORIGIN).iter().any(elsewhere)
+        || headers
+            .get_all("sec-fetch-site")
+            .iter()
+            .any(|site| site != "none" && site != "same-origin")
+}
+
+/// Whether the server was asked by a name or address that only this machine has, or by none.
+pub fn is_asked_as_local(headers: &HeaderMap) -> bool {
+    let local = |host: &http::HeaderValue| {
+        host.to_str().is_ok_and(|host| host.parse().is_ok_and(|host| is_local(&host)))
+    };
+    headers.get_all(HOST).iter().all(local)
+}
+
+fn is_local(authority: &Authority) -> bool {
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let address = host.parse::<IpAddr>().map(|address| address.to_canonical().is_loopback());
+    address.unwrap_or_else(|_| host.eq_ignore_ascii_case("localhost"))
 }
 
 /// An address as proxies write it: some add the port.
@@ -72,5 +107,56 @@ mod tests {
             let found = client_address(peer.parse().unwrap(), &headers, &trusted);
             assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer} {values:?}");
         }
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pairs = pairs.iter().map(|(name, value)| {
+            (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn pages_of_this_machine_are_told_from_others() {
+        let here =
+            ["http://localhost:8080", "http://127.0.0.1", "https://[::1]:1", "http://LOCALHOST"];
+        let others = [
+            "http://evil.example:52053",
+            "null",
+            "",
+            "http://localhost.evil.example",
+            "file://",
+            "http://10.0.0.1",
+        ];
+        for (origins, elsewhere) in [(&here[..], false), (&others[..], true)] {
+            for origin in origins {
+                assert_eq!(
+                    is_page_elsewhere(&headers(&[("origin", origin)])),
+                    elsewhere,
+                    "{origin}"
+                );
+            }
+        }
+        for (site, elsewhere) in
+            [("none", false), ("same-origin", false), ("same-site", true), ("cross-site", true)]
+        {
+            assert_eq!(
+                is_page_elsewhere(&headers(&[("sec-fetch-site", site)])),
+                elsewhere,
+                "{site}"
+            );
+        }
+        assert!(!is_page_elsewhere(&headers(&[])));
+        for (host, local) in [
+            ("localhost:9464", true),
+            ("127.1.2.3", true),
+            ("[::1]:9464", true),
+            ("evil.example:9464", false),
+            ("0.0.0.0:9464", false),
+            ("", false),
+        ] {
+            assert_eq!(is_asked_as_local(&headers(&[("host", host)])), local, "{host}");
+        }
+        assert!(is_asked_as_local(&headers(&[])));
     }
 }

@@ -123,7 +123,7 @@ impl Issuer {
         &self.config.issuer
     }
 
-    /// How old its keys are. None: there are none yet.
+    /// How old its keys are. None: they are in a file.
     pub fn key_age(&self) -> Option<Duration> {
         self.keys.age()
     }

@@ -58,6 +58,7 @@ enum Origin {
         issuer: String,
         fetch: Arc<dyn Fetch>,
         pace: Pace,
+        since: Instant,
         flight: Mutex<Flight>,
         this: Weak<KeySource>,
     },
@@ -87,6 +88,7 @@ impl KeySource {
                 issuer,
                 fetch,
                 pace,
+                since: Instant::now(),
                 flight: Mutex::default(),
                 this: this.clone(),
             },
@@ -126,10 +128,12 @@ impl KeySource {
         Ok(loaded.keys.clone())
     }
 
-    /// How long ago the keys were fetched. None: not yet, or they are a file's, which are as old as they please.
+    /// How long ago the keys were fetched; if they never were, how long that is tried. None: they are a file's, which are as
+    /// old as they please.
     pub fn age(&self) -> Option<Duration> {
-        let fetched = matches!(self.origin, Origin::Url { .. });
-        self.keys.load().as_ref().filter(|_| fetched).map(|loaded| loaded.at.elapsed())
+        let Origin::Url { since, .. } = &self.origin else { return None };
+        let fetched = self.keys.load().as_ref().map(|loaded| loaded.at);
+        Some(fetched.unwrap_or(*since).elapsed())
     }
 
     /// Whether the last fetch failed.

@@ -22,7 +22,7 @@ use tower::{Layer, Service};
 use super::{HttpRequest, HttpResponse, refuse};
 use crate::{
     api::{methods, service::CallInfo},
-    credentials::{Authenticator, Checked, Refused},
+    credentials::{Authenticator, Checked, Refused, address::is_page_elsewhere},
     error::{Error, Reason},
     principal::{Peer, Principal},
     telemetry::metrics::Metrics,
@@ -116,7 +116,9 @@ where
             }
         }
         let checked = if !self.authenticator.is_on() {
-            Checked::Now(Ok(self.local.clone()))
+            // Whoever reaches this server may do everything; a page that happens to be open must not be one of them.
+            let page = is_page_elsewhere(request.headers());
+            Checked::Now(if page { Err(Refused::Page) } else { Ok(self.local.clone()) })
         } else if self.authenticator.is_open(request.uri().path()) {
             request.headers_mut().remove(AUTHORIZATION);
             return AuthenticateFuture::Known { inner: self.inner.call(request) };
@@ -183,6 +185,11 @@ fn answer(
             Reason::CredentialsMissing,
             "a credential is needed: send the metadata `authorization: Bearer ...`, or use a client certificate",
             String::new(),
+        ),
+        Refused::Page => (
+            Reason::CredentialsMissing,
+            "a page in a browser calls, and this server asks nobody for a credential: it takes calls of this machine's own",
+            "a page of another origin".to_owned(),
         ),
         Refused::Invalid(cause) => {
             (Reason::CredentialsInvalid, "the credential is not valid here", cause)

@@ -178,7 +178,7 @@ impl Run {
                 "This server takes changes with an idempotency key only.",
             )]));
         }
-        let target = operations.place(&call.meta, &call.command)?;
+        let target = operations.place(&call.meta)?;
         let request = canonical::request(&target, &call.command);
         let scope = canonical::scope(&operations.backend().identity(), &target);
         let group = call.command.group().map(|group| group.to_string()).unwrap_or_default();
@@ -189,6 +189,9 @@ impl Run {
             group: canonical::turn(&scope, &group),
             scope,
         };
+        if let Err(denial) = operations.check_early(&call.meta, &target, &call.command) {
+            return Err(own_up_to_earlier(&books, &question, denial).await);
+        }
         if let Some(name @ GroupRef::Name(_)) = call.command.group()
             && call.command.names_existing_group()
         {
@@ -457,10 +460,8 @@ impl Run {
     fn replay(self, record: Record) -> Result<Outcome, Error> {
         let operation_id: Arc<str> = record.id.as_str().into();
         let allowed = self.operations.may_replay(&self.call.meta, self.target, &record.plan);
-        if let Err(error) = allowed {
-            // A denial must not be read as "did not happen".
-            let message = format!("{}; operation {} is {}", error.message, record.id, record.state);
-            return Err(Error { message, operation_id: Some(operation_id), ..error });
+        if let Err(denial) = allowed {
+            return Err(denied(denial, &record));
         }
         let Some(recorded) = record.answer else {
             return Err(Error::internal(format!(
@@ -488,6 +489,26 @@ impl Run {
         );
         Error::new(Reason::IdempotencyKeyReused, message)
     }
+}
+
+/// What a caller with a key is told that may not even ask: what it asked for may have been done while it might.
+async fn own_up_to_earlier(books: &Books, question: &Look, denial: Error) -> Error {
+    if question.key.is_none() {
+        return denial;
+    }
+    // A ledger that cannot be read does not make the denial another one.
+    let by_key = books.ledger.look(question).await.ok().and_then(|looked| looked.by_key);
+    match by_key.filter(|record| record.fingerprint == question.fingerprint) {
+        Some(record) => denied(denial, &record),
+        None => denial,
+    }
+}
+
+/// A denial must not be read as "did not happen".
+fn denied(denial: Error, record: &Record) -> Error {
+    let Record { id, state, .. } = record;
+    let message = format!("policy does not allow this now; operation {id} is {state}");
+    Error { message, operation_id: Some(id.as_str().into()), ..denial }
 }
 
 /// The group of a call with a known key, by the record: a replay asks EC2 nothing, not even what a name means. What is

@@ -145,9 +145,14 @@ impl Work<'_> {
 
     /// Whether the caller may list the rules of this group.
     pub(super) fn may_read_rules(&self, group: &Group) -> bool {
-        let groups = [facts(group)];
-        let action = Action::DescribeSecurityGroupRules;
-        self.access.readable(self.caller(), action, &self.target, &groups) == [true]
+        self.readable(Action::DescribeSecurityGroupRules, &[facts(group)]) == [true]
+    }
+
+    fn readable(&self, action: Action, groups: &[GroupFacts<'_>]) -> Vec<bool> {
+        if self.meta.by_record && self.access.enforces() {
+            return vec![false; groups.len()];
+        }
+        self.access.readable(self.caller(), action, &self.target, groups)
     }
 
     fn absent<'a>(&'a self, group: &'a GroupRef) -> GroupFacts<'a> {
@@ -165,7 +170,7 @@ impl Work<'_> {
         groups: Vec<GroupImage>,
     ) -> Vec<GroupImage> {
         let of_groups: Vec<_> = groups.iter().map(|image| facts(&image.group)).collect();
-        let readable = self.access.readable(self.caller(), action, &self.target, &of_groups);
+        let readable = self.readable(action, &of_groups);
         drop(of_groups);
         groups.into_iter().zip(readable).filter_map(|(group, may)| may.then_some(group)).collect()
     }

@@ -31,8 +31,7 @@ pub(super) async fn describe_groups(
     let ids = request.group_ids.iter().map(GroupId::as_str);
     let named = ids.chain(request.group_names.iter().map(String::as_str)).next();
     let bare = DescribeGroups { filters: Vec::new(), ..request.clone() };
-    let filtered = !request.filters.is_empty();
-    match list(work, request, request.dry_run, named, filtered.then_some(&bare)).await {
+    match list(work, request, request.dry_run, named, &bare).await {
         Ok(page) => Ok(Outcome::Groups(work.target.clone(), page)),
         Err(Failed::Backend(error)) if request.dry_run && is_dry_run_success(&error) => {
             Ok(Outcome::DryRun)
@@ -49,8 +48,7 @@ pub(super) async fn describe_rules(
 ) -> Result<Outcome, Error> {
     let named = request.rule_ids.first().map(RuleId::as_str);
     let bare = DescribeRules { filters: Vec::new(), ..request.clone() };
-    let filtered = !request.filters.is_empty();
-    match list(work, request, request.dry_run, named, filtered.then_some(&bare)).await {
+    match list(work, request, request.dry_run, named, &bare).await {
         Ok(page) => Ok(Outcome::Rules(work.target.clone(), page)),
         Err(Failed::Backend(error)) if request.dry_run && is_dry_run_success(&error) => {
             Ok(Outcome::DryRun)
@@ -70,14 +68,14 @@ enum Failed<'a> {
 }
 
 /// A page of what the caller may read. What is named by id or name must be there and readable, all of it: a name that
-/// may not be read is answered as one that does not exist is. `unfiltered` is the request without its filters, which
-/// must not tell the two apart either.
+/// may not be read is answered as one that does not exist is. `bare` is the request without its filters, which must not
+/// tell the two apart either; nor must a page that lacks what may not be read.
 async fn list<'a, L: Listing>(
     work: &Work<'_>,
     request: &L,
     dry_run: bool,
     named: Option<&'a str>,
-    unfiltered: Option<&L>,
+    bare: &L,
 ) -> Result<Page<L::Item>, Failed<'a>> {
     if !work.access.enforces() || dry_run {
         let (size, token) = request.asked();
@@ -93,19 +91,26 @@ async fn list<'a, L: Listing>(
     let Some(named) = named else {
         return pages::page(work, request).await.map_err(Failed::Backend);
     };
-    if let Some(unfiltered) = unfiltered {
-        named_page(work, unfiltered, named).await?;
+    // All of it, whichever page is asked for.
+    let first = named_page(work, bare, named, None, None).await?;
+    let mut more = first.next_token.clone();
+    while let Some(token) = more {
+        more = named_page(work, bare, named, None, Some(token)).await?.next_token;
     }
-    named_page(work, request, named).await
+    match request.asked() {
+        (None, None) if !request.is_filtered() => Ok(first),
+        (size, token) => named_page(work, request, named, size, token.map(str::to_owned)).await,
+    }
 }
 
 async fn named_page<'a, L: Listing>(
     work: &Work<'_>,
     request: &L,
     named: &'a str,
+    size: Option<i32>,
+    token: Option<String>,
 ) -> Result<Page<L::Item>, Failed<'a>> {
-    let (size, token) = request.asked();
-    let page = request.page(work, size, token.map(str::to_owned)).await;
+    let page = request.page(work, size, token).await;
     let Page { items, next_token } = page.map_err(|error| match error {
         BackendError::Refused(refusal) if refusal.code.ends_with(".NotFound") => {
             Failed::Hidden(named)

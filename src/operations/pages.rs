@@ -28,6 +28,9 @@ pub(super) trait Listing: Sync {
     /// The page's size and token that the caller asked for.
     fn asked(&self) -> (Option<i32>, Option<&str>);
 
+    /// Whether something may be left out of what is named.
+    fn is_filtered(&self) -> bool;
+
     /// EC2's page.
     fn page<'a>(
         &'a self,
@@ -117,6 +120,10 @@ impl Listing for DescribeGroups {
         (self.max_results, self.next_token.as_deref())
     }
 
+    fn is_filtered(&self) -> bool {
+        !self.filters.is_empty()
+    }
+
     fn page<'a>(
         &'a self,
         work: &'a Work<'_>,
@@ -148,6 +155,10 @@ impl Listing for DescribeRules {
 
     fn asked(&self) -> (Option<i32>, Option<&str>) {
         (self.max_results, self.next_token.as_deref())
+    }
+
+    fn is_filtered(&self) -> bool {
+        !self.filters.is_empty()
     }
 
     fn page<'a>(

@@ -281,7 +281,8 @@ impl Holder<'_> {
     /// What was done is written down as the answer that got lost.
     async fn done(&self, work: &Work<'_>, plan: &Plan, image: Option<GroupImage>) -> Verdict {
         let Settler { operations, scribe, meta, .. } = self.settler;
-        // The answer is for the record's caller, whoever settles it: it shows what that one may see.
+        // The answer is for the record's caller, whoever settles it: it shows what that one may see. Where that one is not
+        // here to be judged, no more than what its own request says.
         let outcome = if meta.principal.id() == self.record.caller {
             outcome(work, plan, image, read_back()).await
         } else {

@@ -408,6 +408,35 @@ async fn what_is_hidden_and_what_is_not_there_are_answered_alike() {
 }
 
 #[tokio::test]
+async fn a_page_does_not_tell_what_is_hidden_behind_it() {
+    let read_ga = r#"
+        permit (principal, action in Action::"read", resource is Target);
+        permit (principal, action in Action::"read", resource is SecurityGroup) when { resource.name like "ga*" };
+    "#;
+    let mut server = served(&[ENTER, MUTATE, read_ga]).await;
+    let mut readable: Vec<String> = (1..=5).map(|n| format!("ga{n}")).collect();
+    for name in readable.iter().map(String::as_str).chain(["gb1"]) {
+        server.create(name, "vpc-0d000000000000000").await.unwrap();
+    }
+    let mut groups = server.groups.clone();
+    let first_page = |group_names: &[String]| v1::DescribeSecurityGroupsRequest {
+        group_names: group_names.to_vec(),
+        max_results: Some(5),
+        ..Default::default()
+    };
+    let page = groups.describe_security_groups(first_page(&readable)).await.unwrap().into_inner();
+    assert_eq!(page.security_groups.len(), 5);
+    let mut refusals = Vec::new();
+    for last in ["gb1", "gee"] {
+        readable.truncate(5);
+        readable.push(last.to_owned());
+        let status = groups.describe_security_groups(first_page(&readable)).await.unwrap_err();
+        refusals.push((status.code(), status.message().to_owned()));
+    }
+    assert_eq!(refusals[0], refusals[1]);
+}
+
+#[tokio::test]
 async fn pages_stay_full_and_whole() {
     let read_odd = r#"
         permit (principal, action in Action::"read", resource is Target);

@@ -104,6 +104,43 @@ fn exit_codes_tell_bad_usage_from_bad_luck() {
 }
 
 #[test]
+fn check_config_reads_the_files_that_are_named() {
+    let folder = std::env::temp_dir().join(format!("portcullis-check-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("none")).unwrap();
+    std::fs::create_dir_all(folder.join("broken")).unwrap();
+    std::fs::write(folder.join("broken/a.cedar"), "permit (principal, action").unwrap();
+    std::fs::write(folder.join("state.json"), "{").unwrap();
+    std::fs::write(folder.join("keys.json"), "[]").unwrap();
+    let issuer = "[[jwt_issuers]]\nissuer = \"https://i\"\naudiences = [\"a\"]\njwks_file = \"keys.json\"\n\
+                  [[static_tokens]]\nname = \"a\"\nsha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"\n";
+    for (name, config, why) in [
+        (
+            "keys.toml",
+            format!(
+                "policy_dir = \"{}/deploy/policies/guardrails\"\n{issuer}",
+                env!("CARGO_MANIFEST_DIR")
+            ),
+            "keys.json",
+        ),
+        ("none.toml", "policy_dir = \"none\"\n".to_owned(), "none"),
+        ("broken.toml", "policy_dir = \"broken\"\n".to_owned(), "a.cedar"),
+        ("state.toml", "sandbox_state = [\"state.json\"]\n".to_owned(), "state.json"),
+    ] {
+        std::fs::write(folder.join(name), config).unwrap();
+        let file = folder.join(name).display().to_string();
+        let (code, said, told) = run(&["check-config", "--config", &file]);
+        assert!(code == 1 && said.is_empty() && told.contains(why), "{name}: {code} {said}{told}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+    let (code, _, told) =
+        run(&["check-config", "--listen", "127.0.0.1:7", "--admin-listen", "127.0.0.1:7"]);
+    assert!(
+        code == 64 && told.contains("--admin-listen: 127.0.0.1:7 is taken by listen"),
+        "{told}"
+    );
+}
+
+#[test]
 fn all_complaints_are_printed_with_the_names_that_were_used() {
     let mut command = portcullis(&["check-config", "--drain-timeout-ms", "ten"]);
     command.env("PORTCULLIS_LISTN", "x").env("PORTCULLIS_CONFIG", "nowhere.toml");
@@ -169,7 +206,7 @@ impl Server {
         let mut stream =
             TcpStream::connect(self.told("admin").strip_prefix("http://").unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
         response

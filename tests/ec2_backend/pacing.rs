@@ -36,6 +36,7 @@ async fn create(backend: Arc<dyn Backend>, time: Duration) -> Result<Outcome, Er
         region: None,
         operation_id: "op-1".into(),
         principal: Arc::new(Principal::local()),
+        by_record: false,
         peer: Peer::default(),
         method: method::CREATE,
         key: None,

@@ -216,6 +216,11 @@ async fn a_bad_key_or_reason_is_named_and_reads_ignore_both() {
     let status = world.server.groups.revoke_egress(request).await.unwrap_err();
     let fields: Vec<String> = violations(&status).into_iter().map(|(field, _)| field).collect();
     assert_eq!(fields, ["metadata.idempotency-key", "metadata.change-reason"]);
+    // Beside what is wrong with the request.
+    let request = keyed("a b", portcullis::api::proto::v1::RevokeEgressRequest::default());
+    let status = world.server.groups.revoke_egress(request).await.unwrap_err();
+    let fields: Vec<String> = violations(&status).into_iter().map(|(field, _)| field).collect();
+    assert_eq!(fields, ["group_id", "ip_permissions", "metadata.idempotency-key"]);
     let read =
         keyed("not a key", portcullis::api::proto::v1::DescribeSecurityGroupsRequest::default());
     world.server.groups.describe_security_groups(read).await.unwrap();

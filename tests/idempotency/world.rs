@@ -46,6 +46,12 @@ pub async fn slow() -> World {
     start_timed(Access::allow_all(), Timing::new(Duration::from_secs(100), Duration::ZERO)).await
 }
 
+/// As [`quick`], with policies.
+pub async fn settling(access: Arc<Access>) -> World {
+    let timing = Timing::new(Duration::from_millis(50), Duration::ZERO);
+    start_settling(access, timing, Duration::from_millis(100)).await
+}
+
 /// As [`quick`], and only calls settle. With policies.
 pub async fn undisturbed(access: Arc<Access>) -> World {
     let timing = Timing::new(Duration::from_millis(50), Duration::ZERO);

@@ -13,9 +13,23 @@ async fn the_configuration_is_shown_as_check_config_prints_it() {
     assert!(shown.starts_with("HTTP/1.1 200 "), "{shown}");
     assert_eq!(format!("OK\n{}", body(&shown)), program.checked().await);
     assert!(body(&shown).contains("reload_interval_ms = 100"), "{shown}");
-    let through = "GET /config HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 192.0.2.1\r\n\r\n";
-    let refused = ask(program.admin, through).await;
-    assert!(refused.starts_with("HTTP/1.1 403 ") && !refused.contains("reload"), "{refused}");
+    // By a proxy for somebody else, and by pages: of another site, and of one whose name leads here by now.
+    for through in [
+        "host: localhost\r\nx-forwarded-for: 192.0.2.1",
+        "host: localhost\r\norigin: http://evil.example",
+        "host: 127.0.0.1:9464\r\nsec-fetch-site: cross-site",
+        "host: evil.example:9464",
+    ] {
+        let asked = format!("GET /config HTTP/1.1\r\n{through}\r\n\r\n");
+        let refused = ask(program.admin, &asked).await;
+        assert!(refused.starts_with("HTTP/1.1 403 ") && !refused.contains("reload"), "{refused}");
+        let asked = format!("PUT /log-level HTTP/1.1\r\n{through}\r\ncontent-length: 3\r\n\r\noff");
+        assert!(ask(program.admin, &asked).await.starts_with("HTTP/1.1 403 "), "{through}");
+        // Probes and scrapes come under any name.
+        let asked = format!("GET /livez HTTP/1.1\r\n{through}\r\n\r\n");
+        assert!(ask(program.admin, &asked).await.starts_with("HTTP/1.1 200 "), "{through}");
+    }
+    assert_eq!(body(&program.get("/log-level").await), "info\n");
 }
 
 #[tokio::test]

@@ -93,13 +93,14 @@ impl Program {
 
     pub async fn put_level(&self, directives: &str) -> String {
         let length = directives.len();
-        let head =
-            format!("PUT /log-level HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        let head = format!(
+            "PUT /log-level HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n"
+        );
         ask(self.admin, &format!("{head}{directives}")).await
     }
 
     pub async fn get(&self, path: &str) -> String {
-        ask(self.admin, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await
+        ask(self.admin, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await
     }
 }
 

@@ -19,6 +19,9 @@ use portcullis::{
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::{support::refusal, text::ask, world};
 
@@ -222,4 +225,17 @@ async fn readiness_tells_of_a_backend_that_fails_and_stays() {
     assert_eq!(refusal(list().await).1, "EC2_UNAVAILABLE");
     let (summary, target, _) = split(readiness(world.admin).await);
     assert_eq!((summary, target), (json!("failing"), near("failing", true, Some("unavailable"))));
+
+    // Its health has the same word, and nobody else's.
+    let mut health = HealthClient::new(world.server.channel.clone());
+    let mut is_serving = async |service: &str| {
+        let asked = health.check(HealthCheckRequest { service: service.to_owned() }).await;
+        asked.unwrap().into_inner().status() == ServingStatus::Serving
+    };
+    while is_serving("backend").await {
+        tokio::task::yield_now().await;
+    }
+    for name in ["", "mutations", "ledger"] {
+        assert!(is_serving(name).await, "{name}");
+    }
 }

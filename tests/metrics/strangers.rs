@@ -1,8 +1,17 @@
 //! What is no gRPC call at all is refused where it is seen: counted as its caller's doing, and with a request id.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use portcullis::{
+    api::query::{self, Door},
+    backend::sandbox::Sandbox,
+    clock::SystemClock,
+    random::SeededRandom,
+};
+use tokio::net::TcpListener;
 use tonic::body::Body;
 
 use crate::{
@@ -59,6 +68,63 @@ async fn what_is_no_call_is_counted_as_its_callers_doing() {
     Seen::default().until(world.admin, CALLS, &refused, |value| value == asked).await;
     assert_eq!(world.text().await.value(CALLS, &[]), Some(asked));
     assert_eq!(world.text().await.value(CALLS, &[("error_type", "INVALID_ARGUMENT")]), None);
+}
+
+/// A server that asks nobody for a credential: a page that happens to be open in a browser is not on this machine.
+#[tokio::test]
+async fn pages_in_browsers_are_nobody_here() {
+    let world = world::start(|_, _| {}).await;
+    let body = "{\"GroupId\": \"sg-0d000000000000001\", \"DryRun\": true, \"SecurityGroupRuleIds\": [\"sgr-1\"]}";
+    for (page, status) in [
+        ("", "200"),
+        ("origin: http://localhost:3000\r\n", "200"),
+        ("origin: http://evil.example\r\n", "401"),
+        ("origin: null\r\n", "401"),
+        ("sec-fetch-site: cross-site\r\n", "401"),
+    ] {
+        for kind in ["application/json", "application/grpc-web+proto"] {
+            let head = format!(
+                "POST /{REVOKE} HTTP/1.1\r\nhost: evil.example\r\n{page}connection: close\r\n"
+            );
+            let rest =
+                format!("content-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let answer = ask(world.server.address, &format!("{head}{rest}")).await;
+            let refused =
+                ["CREDENTIALS_MISSING", "grpc-status: 16"].iter().any(|told| answer.contains(told));
+            assert_eq!(refused, status == "401", "{page}{kind}: {answer}");
+            if kind == "application/json" {
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{page}: {answer}");
+            }
+        }
+    }
+}
+
+/// Browsers send forms, and fetch images, of every page there is.
+#[tokio::test]
+async fn the_ec2_door_takes_nothing_of_pages() {
+    let (clock, random) = (Arc::new(SystemClock), Arc::new(SeededRandom::new(1)));
+    let (sandbox, _) = Sandbox::open(None, None, clock.clone(), random.clone()).unwrap();
+    let door = Arc::new(Door::new(Arc::new(sandbox), clock, random));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(query::serve(listener, door, std::future::pending()));
+    let form = "Action=DescribeSecurityGroups&Version=2016-11-15";
+    for (page, status) in [
+        ("", "200"),
+        ("origin: http://evil.example\r\n", "403"),
+        ("sec-fetch-site: cross-site\r\n", "403"),
+    ] {
+        let get = format!("GET /?{form} HTTP/1.1\r\nhost: x\r\n{page}connection: close\r\n\r\n");
+        let post = format!(
+            "POST / HTTP/1.1\r\nhost: x\r\n{page}content-type: application/x-www-form-urlencoded\r\n\
+             connection: close\r\ncontent-length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        for request in [get, post] {
+            let answer = ask(address, &request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -344,6 +344,7 @@ async fn call(
         region: None,
         operation_id: world.new_operation().into(),
         principal: Arc::new(principal(step.caller)),
+        by_record: false,
         peer: Peer::default(),
         method,
         key: step.key.and_then(|key| Key::parse(&key_text(key))),

@@ -268,7 +268,7 @@ pub const KEYS_AGE: Metric = Metric {
     kind: Gauge,
     unit: "s",
     attributes: &[("issuer", "a configured issuer")],
-    doc: "Age of the keys of an issuer that has them at a URL, since they were fetched; absent until they are",
+    doc: "Age of the keys of an issuer that has them at a URL, since they were fetched; before that, since the start",
 };
 /// `portcullis.log.lines_lost`.
 pub const LOG_LINES_LOST: Metric = Metric {
@@ -416,6 +416,10 @@ Region, as the last call to it saw it; nothing is asked for the sake of readines
 | `answered_seconds_ago` | when it answered last, or null |
 | `failed_seconds_ago`, `failure` | when it failed last, and how, in the words of `error_type` above; null: never |
 | `pace_percent` | how much of its budget's rate is used, by the slowest action: less than 100 for a while after EC2 throttled; null if `ec2_pacing` is `off` |
+
+`grpc.health.v1`, on the gRPC port, has these names: the empty one and the services, which serve until a drain begins; `mutations`
+and `ledger`, which do not while the ledger cannot be written to; `backend`, which does not while the last call to an account and
+Region of EC2 failed, though calls go on; and `policy`, if there are policies. `portcullis health --service NAME` asks for one.
 ";
 
 /// The reference, as Markdown: `docs/metrics.md` is this text.
