@@ -414,23 +414,32 @@ async fn a_page_does_not_tell_what_is_hidden_behind_it() {
         permit (principal, action in Action::"read", resource is SecurityGroup) when { resource.name like "ga*" };
     "#;
     let mut server = served(&[ENTER, MUTATE, read_ga]).await;
-    let mut readable: Vec<String> = (1..=5).map(|n| format!("ga{n}")).collect();
-    for name in readable.iter().map(String::as_str).chain(["gb1"]) {
-        server.create(name, "vpc-0d000000000000000").await.unwrap();
+    let mut made = Vec::new();
+    for n in 0..20 {
+        let name = format!("{}{n}", if n % 2 == 0 { "ga" } else { "gb" });
+        made.push((server.create(&name, "vpc-0d000000000000000").await.unwrap(), name));
     }
+    // Pages are in the order of ids: the hidden one is behind the first five.
+    made.sort();
+    let hidden = made.iter().rfind(|(_, name)| name.starts_with("gb")).unwrap();
+    let before = made.iter().take_while(|group| *group != hidden);
+    let readable = before.filter(|(_, name)| name.starts_with("ga")).map(|(_, name)| name.clone());
+    let readable: Vec<String> = readable.take(5).collect();
     let mut groups = server.groups.clone();
-    let first_page = |group_names: &[String]| v1::DescribeSecurityGroupsRequest {
-        group_names: group_names.to_vec(),
+    let first_page = |more: &[&str]| v1::DescribeSecurityGroupsRequest {
+        group_names: readable
+            .iter()
+            .cloned()
+            .chain(more.iter().map(|name| (*name).to_owned()))
+            .collect(),
         max_results: Some(5),
         ..Default::default()
     };
-    let page = groups.describe_security_groups(first_page(&readable)).await.unwrap().into_inner();
+    let page = groups.describe_security_groups(first_page(&[])).await.unwrap().into_inner();
     assert_eq!(page.security_groups.len(), 5);
     let mut refusals = Vec::new();
-    for last in ["gb1", "gee"] {
-        readable.truncate(5);
-        readable.push(last.to_owned());
-        let status = groups.describe_security_groups(first_page(&readable)).await.unwrap_err();
+    for last in [hidden.1.as_str(), "gone"] {
+        let status = groups.describe_security_groups(first_page(&[last])).await.unwrap_err();
         refusals.push((status.code(), status.message().to_owned()));
     }
     assert_eq!(refusals[0], refusals[1]);
