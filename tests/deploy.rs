@@ -189,7 +189,7 @@ fn every_alert_has_its_entry_and_its_tests() {
         urls.iter().map(|url| url.split_once("/docs/runbook.md#").unwrap().1).collect();
     let expected: Vec<String> = alerts.iter().map(|alert| alert.to_lowercase()).collect();
     assert_eq!(anchors, expected, "each alert's runbook_url names its own entry");
-    let tests = ["rules", "newborn", "releases"]
+    let tests = ["rules", "newborn", "releases", "crashes"]
         .map(|name| read(&format!("deploy/prometheus/{name}_test.yml")))
         .concat();
     for alert in &alerts {
