@@ -297,6 +297,9 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- if and $v.autoscaling.enabled (gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) }}
 {{- fail (printf "autoscaling.minReplicas %d is more than autoscaling.maxReplicas %d" (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) }}
 {{- end }}
+{{- if and (has "sandbox" $v.policies.sets) (not $v.policies.existingConfigMap) (or (eq $v.backend "ec2") $v.configSecret) }}
+{{- fail "policies.sets: sandbox permits every caller everything, and is for the sandbox alone: with backend ec2 or a configSecret name others (team-by-tag, guardrails, ...)" }}
+{{- end }}
 {{- if and $v.prometheusRule.enabled (contains "//example.invalid/" $v.prometheusRule.runbookBase) }}
 {{- fail "prometheusRule needs prometheusRule.runbookBase: where those who are woken find your copy of docs/runbook.md" }}
 {{- end }}
