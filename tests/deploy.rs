@@ -170,6 +170,24 @@ fn every_selector_says_whose_series_it_wants() {
     assert!(job["allValue"].is_null(), "All would be every service's series, not Portcullis's");
 }
 
+/// The first calls of a kind that fail make their series: to rate() and increase() they are none.
+#[test]
+fn panels_of_failures_count_the_first_ones() {
+    let mut panels = 0;
+    for panel in dashboard() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expression = target["expr"].as_str().unwrap();
+            if expression.contains("rpc_response_status_code") {
+                let asked = promql::asked(expression);
+                let recorded = asked.metrics.iter().all(|it| it.starts_with("portcullis:calls:"));
+                assert!(recorded, "{}: {expression}", panel["title"]);
+                panels += 1;
+            }
+        }
+    }
+    assert_eq!(panels, 2);
+}
+
 #[test]
 fn every_alert_has_its_entry_and_its_tests() {
     let rules = read("deploy/prometheus/rules.yml");
@@ -391,6 +409,7 @@ fn keys_are_old_when_fetching_has_failed_for_hours() {
     assert!(rule.contains(&limit), "{limit}: {rule}");
     // The chart puts its own value there.
     assert!(read("deploy/helm/portcullis/templates/monitoring.yaml").contains(&limit[2..]));
+    assert!(default("jwks_max_stale_ms") / 4000 >= 6 * 3600);
 }
 
 /// `keepalive_timeout_ms` (10 s): what the documents say of a setting is its default.
