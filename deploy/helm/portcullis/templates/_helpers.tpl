@@ -266,7 +266,7 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- fail (printf "ledger.sqlite.existingClaim does nothing with ledger.engine %s: set it to sqlite" $v.ledger.engine) }}
 {{- end }}
 {{- if and $v.serviceAccount.roleArn (not $v.serviceAccount.create) }}
-{{- fail "serviceAccount.roleArn is an annotation of the service account that the chart makes: with create false annotate yours (eks.amazonaws.com/role-arn), leave roleArn empty, and set networkPolicy.egress.awsMetadata to off" }}
+{{- fail "serviceAccount.roleArn is an annotation of the service account that the chart makes: with create false annotate yours (eks.amazonaws.com/role-arn), leave roleArn empty, and set networkPolicy.egress.awsMetadata to \"off\", in quotes" }}
 {{- end }}
 {{- if and (eq $v.tls.mode "server") (not $v.tls.existingSecret) }}
 {{- fail "tls.mode server needs tls.existingSecret: a Secret of type kubernetes.io/tls" }}
