@@ -138,6 +138,56 @@ fn the_dashboard_asks_for_metrics_that_exist() {
     }
 }
 
+/// Other releases, and other services, have series of the same names.
+#[test]
+fn every_selector_says_whose_series_it_wants() {
+    let mut selectors = 0;
+    let mut each = |expression: &str, wanted: &str| {
+        for (metric, job) in promql::asked(expression).jobs {
+            assert_eq!(job, wanted, "{metric} without the job: {expression}");
+            selectors += 1;
+        }
+    };
+    for expression in rules() {
+        // The chart puts the release's name there.
+        each(&expression, r#"="portcullis""#);
+        // What several releases record or alert of is told apart by the label.
+        for (at, _) in expression.match_indices("by (") {
+            assert!(expression[at..].starts_with("by (job"), "loses the job: {expression}");
+        }
+        let loses = ["sum(", "max(", "min("].iter().any(|it| expression.contains(it));
+        assert!(!loses, "loses the job: {expression}");
+    }
+    for panel in dashboard() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            each(target["expr"].as_str().unwrap(), r#"=~"$job""#);
+        }
+    }
+    assert!(selectors >= 100, "{selectors}");
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/portcullis.json")).unwrap();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let job = variables.iter().find(|it| it["name"] == "job").unwrap();
+    assert!(job["allValue"].is_null(), "All would be every service's series, not Portcullis's");
+}
+
+/// The first calls of a kind that fail make their series: to rate() and increase() they are none.
+#[test]
+fn panels_of_failures_count_the_first_ones() {
+    let mut panels = 0;
+    for panel in dashboard() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expression = target["expr"].as_str().unwrap();
+            if expression.contains("rpc_response_status_code") {
+                let asked = promql::asked(expression);
+                let recorded = asked.metrics.iter().all(|it| it.starts_with("portcullis:calls:"));
+                assert!(recorded, "{}: {expression}", panel["title"]);
+                panels += 1;
+            }
+        }
+    }
+    assert_eq!(panels, 2);
+}
+
 #[test]
 fn every_alert_has_its_entry_and_its_tests() {
     let rules = read("deploy/prometheus/rules.yml");
@@ -157,7 +207,9 @@ fn every_alert_has_its_entry_and_its_tests() {
         urls.iter().map(|url| url.split_once("/docs/runbook.md#").unwrap().1).collect();
     let expected: Vec<String> = alerts.iter().map(|alert| alert.to_lowercase()).collect();
     assert_eq!(anchors, expected, "each alert's runbook_url names its own entry");
-    let tests = read("deploy/prometheus/rules_test.yml");
+    let tests = ["rules", "newborn", "releases", "crashes"]
+        .map(|name| read(&format!("deploy/prometheus/{name}_test.yml")))
+        .concat();
     for alert in &alerts {
         let fires = format!("labels: 'ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"");
         assert!(tests.contains(&fires), "no test sees {alert} fire");
@@ -357,6 +409,7 @@ fn keys_are_old_when_fetching_has_failed_for_hours() {
     assert!(rule.contains(&limit), "{limit}: {rule}");
     // The chart puts its own value there.
     assert!(read("deploy/helm/portcullis/templates/monitoring.yaml").contains(&limit[2..]));
+    assert!(default("jwks_max_stale_ms") / 4000 >= 6 * 3600);
 }
 
 /// `keepalive_timeout_ms` (10 s): what the documents say of a setting is its default.

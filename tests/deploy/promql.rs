@@ -10,6 +10,8 @@ pub struct Asked {
     pub metrics: BTreeSet<String>,
     /// Labels that it selects or groups by.
     pub labels: BTreeSet<String>,
+    /// Each selector: its metric, and what it wants of `job`, such as `="portcullis"`.
+    pub jobs: Vec<(String, String)>,
 }
 
 /// What `expression` names.
@@ -33,26 +35,43 @@ pub fn asked(expression: &str) -> Asked {
             _ if matches!(next, Some("(" | "by" | "without")) => {}
             metric => {
                 asked.metrics.insert(metric.to_owned());
+                asked.jobs.push((metric.to_owned(), job(&tokens[at + 1..])));
             }
         }
     }
     asked
 }
 
-/// Names, numbers and signs; texts, comments and the ranges in brackets are left out.
+/// What the matchers at the beginning of `tokens` say of the job.
+fn job(tokens: &[String]) -> String {
+    let mut said = tokens.iter().map(String::as_str);
+    if said.next() != Some("{") {
+        return String::new();
+    }
+    said.take_while(|token| *token != "}")
+        .skip_while(|token| *token != "job")
+        .skip(1)
+        .take_while(|token| *token != ",")
+        .collect()
+}
+
+/// Names, numbers, signs and texts; comments and the ranges in brackets are left out.
 fn tokens(expression: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = expression.chars().peekable();
     while let Some(c) = rest.next() {
         match c {
             '"' => {
+                let mut text = String::from(c);
                 while let Some(c) = rest.next() {
+                    text.push(c);
                     if c == '\\' {
-                        rest.next();
+                        text.extend(rest.next());
                     } else if c == '"' {
                         break;
                     }
                 }
+                tokens.push(text);
             }
             '#' => while rest.next().is_some_and(|c| c != '\n') {},
             '[' => while rest.next().is_some_and(|c| c != ']') {},
@@ -82,4 +101,6 @@ fn metrics_and_labels_are_told_apart() {
     let sorted = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(sorted(&asked.metrics), "one_bucket three two");
     assert_eq!(sorted(&asked.labels), "a_label job le x z");
+    let jobs: Vec<_> = asked.jobs.iter().map(|(metric, job)| format!("{metric}{job}")).collect();
+    assert_eq!(jobs, ["one_bucket=~\"no{t\\\"m[e\"", "two", "three"]);
 }

@@ -165,6 +165,31 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- end }}
 {{- end }}
 
+{{/* Ports that the chart was given in URLs, other than 443: EC2's endpoint, and where issuers' keys are. */}}
+{{- define "portcullis.urlPorts" -}}
+{{- $urls := list }}
+{{- if eq .Values.backend "ec2" }}
+{{- $urls = append $urls (default "" .Values.config.ec2_endpoint_url) }}
+{{- end }}
+{{- if .Values.auth.kubernetes.enabled }}
+{{- $urls = append $urls .Values.auth.kubernetes.jwksUrl }}
+{{- end }}
+{{- range .Values.auth.jwtIssuers }}
+{{- $urls = append $urls (default "" .jwks_url) }}
+{{- end }}
+{{- $ports := list }}
+{{- range compact $urls }}
+{{- $ports = append $ports (default (ternary "443" "80" (hasPrefix "https:" .)) (regexFind "[0-9]+$" (regexFind ":[0-9]+$" (urlParse .).host))) }}
+{{- end }}
+{{- without $ports "443" | uniq | sortAlpha | join " " }}
+{{- end }}
+
+{{/* Whether the pods ask EKS Pod Identity or the node's metadata for credentials. */}}
+{{- define "portcullis.asksMetadata" -}}
+{{- $said := .Values.networkPolicy.egress.awsMetadata }}
+{{- if or (eq $said "on") (and (eq $said "auto") (eq .Values.backend "ec2") (not .Values.serviceAccount.roleArn)) }}yes{{ end }}
+{{- end }}
+
 {{/* What docs/drain.md adds up: all that the end of a pod may take, in seconds. */}}
 {{- define "portcullis.gracePeriod" -}}
 {{- $otlp := ternary (default 5000 .Values.config.otlp_timeout_ms) 0 (ne .Values.telemetry.otlp.endpoint "") -}}
@@ -223,6 +248,9 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- if and (eq $v.backend "ec2") (not $v.ec2.targets) (not $v.configSecret) }}
 {{- fail "backend ec2 needs ec2.targets: which accounts and Regions are served" }}
 {{- end }}
+{{- if and $v.ec2.targets (ne $v.backend "ec2") }}
+{{- fail "ec2.targets do nothing with backend sandbox: set backend to ec2" }}
+{{- end }}
 {{- range $v.ec2.targets }}
 {{- if hasKey . "external_id" }}
 {{- fail "an external_id is a secret and this would be a ConfigMap: put the whole config.toml into a Secret and name it in configSecret" }}
@@ -230,6 +258,15 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- end }}
 {{- if and (eq $v.ledger.engine "postgres") (not $v.ledger.postgres.existingSecret) }}
 {{- fail "ledger.engine postgres needs ledger.postgres.existingSecret: the Secret that has the URL" }}
+{{- end }}
+{{- if and (or $v.ledger.postgres.existingSecret $v.ledger.postgres.caConfigMap) (ne $v.ledger.engine "postgres") }}
+{{- fail (printf "ledger.postgres does nothing with ledger.engine %s: set it to postgres" $v.ledger.engine) }}
+{{- end }}
+{{- if and $v.ledger.sqlite.existingClaim (ne $v.ledger.engine "sqlite") }}
+{{- fail (printf "ledger.sqlite.existingClaim does nothing with ledger.engine %s: set it to sqlite" $v.ledger.engine) }}
+{{- end }}
+{{- if and $v.serviceAccount.roleArn (not $v.serviceAccount.create) }}
+{{- fail "serviceAccount.roleArn is an annotation of the service account that the chart makes: with create false annotate yours (eks.amazonaws.com/role-arn), leave roleArn empty, and set networkPolicy.egress.awsMetadata to \"off\", in quotes" }}
 {{- end }}
 {{- if and (eq $v.tls.mode "server") (not $v.tls.existingSecret) }}
 {{- fail "tls.mode server needs tls.existingSecret: a Secret of type kubernetes.io/tls" }}
@@ -245,6 +282,24 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- end }}
 {{- if and (ne $v.tls.clientAuth "off") (or (ne $v.tls.mode "server") (not $v.tls.clientCaConfigMap)) }}
 {{- fail "tls.clientAuth needs tls.mode server and tls.clientCaConfigMap: the CAs of the clients" }}
+{{- end }}
+{{- if and (ne $v.tls.clientAuth "off") (not $v.tls.clientCaKeys) }}
+{{- fail "tls.clientAuth needs tls.clientCaKeys: which keys of tls.clientCaConfigMap hold the CAs" }}
+{{- end }}
+{{- if and (eq $v.backend "sandbox") (ne (empty $v.defaultAccountId) (empty $v.defaultRegion)) (not $v.configSecret) }}
+{{- fail "with backend sandbox give both of defaultAccountId and defaultRegion, or none" }}
+{{- end }}
+{{- if or (hasPrefix "127." $v.bindAddress) (has $v.bindAddress (list "localhost" "[::1]")) }}
+{{- fail (printf "bindAddress %s: nothing reaches that from outside the pod, not even the kubelet's probes: 0.0.0.0, or [::]" $v.bindAddress) }}
+{{- end }}
+{{- if eq (int $v.ports.grpc) (int $v.ports.admin) }}
+{{- fail (printf "ports.grpc and ports.admin are both %d: two listeners need two ports" (int $v.ports.grpc)) }}
+{{- end }}
+{{- if and $v.policies.existingConfigMap (or $v.policies.files (not (has (toJson $v.policies.sets) (list "[]" "[\"sandbox\"]")))) }}
+{{- fail "policies.existingConfigMap replaces policies.sets and policies.files: put them there, or do without it" }}
+{{- end }}
+{{- if and $v.autoscaling.enabled (not (dig "requests" "cpu" (dig "limits" "cpu" "" $v.resources) $v.resources)) }}
+{{- fail "autoscaling goes by the part of the CPU request that is used: it needs resources.requests.cpu" }}
 {{- end }}
 {{- if not (or $v.auth.kubernetes.enabled $v.auth.jwtIssuers $v.auth.staticTokens (ne $v.tls.clientAuth "off") $v.configSecret) }}
 {{- fail "nobody could call: enable auth.kubernetes, or give auth.jwtIssuers, auth.staticTokens or tls.clientAuth" }}
@@ -296,6 +351,9 @@ groups_prefix = {{ toJson .groupsPrefix }}
 {{- end }}
 {{- if and $v.autoscaling.enabled (gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) }}
 {{- fail (printf "autoscaling.minReplicas %d is more than autoscaling.maxReplicas %d" (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) }}
+{{- end }}
+{{- if and (has "sandbox" $v.policies.sets) (not $v.policies.existingConfigMap) (or (eq $v.backend "ec2") $v.configSecret) }}
+{{- fail "policies.sets: sandbox permits every caller everything, and is for the sandbox alone: with backend ec2 or a configSecret name others (team-by-tag, guardrails, ...)" }}
 {{- end }}
 {{- if and $v.prometheusRule.enabled (contains "//example.invalid/" $v.prometheusRule.runbookBase) }}
 {{- fail "prometheusRule needs prometheusRule.runbookBase: where those who are woken find your copy of docs/runbook.md" }}
