@@ -233,12 +233,19 @@ impl Authenticator {
     /// Reads the key files and the static tokens anew, and has the keys behind URLs fetched. What is bad keeps the
     /// old one; all of that is in the error.
     pub fn reload(&self) -> Result<(), String> {
+        self.reload_if(&|| true)
+    }
+
+    /// The same, but takes what was read only if the files are then `still` the same: a configuration that is cut before
+    /// a caller's groups is valid.
+    pub fn reload_if(&self, still: &dyn Fn() -> bool) -> Result<(), String> {
         let mut faults = Vec::new();
         for issuer in &self.issuers {
-            faults.extend(issuer.reload().err());
+            faults.extend(issuer.reload(still).err());
         }
         match self.reread.as_ref().map(|reread| (reread.0)()) {
-            Some(Ok(tokens)) => self.tokens.store(Arc::new(Tokens::new(tokens))),
+            Some(Ok(tokens)) if still() => self.tokens.store(Arc::new(Tokens::new(tokens))),
+            Some(Ok(_)) => {}
             Some(Err(fault)) => faults.push(fault),
             None => {}
         }

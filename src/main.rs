@@ -275,7 +275,7 @@ fn watched(parts: &server::Parts, config: &Config, file: Option<PathBuf>, stale:
         // Static tokens are in the configuration file.
         let files = authenticator.files().into_iter().chain(file);
         reload
-            .register("credentials", files.collect(), move |_| authenticator.reload());
+            .register("credentials", files.collect(), move |still| authenticator.reload_if(still));
     }
     reload
 }

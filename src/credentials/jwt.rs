@@ -138,9 +138,9 @@ impl Issuer {
         self.keys.refresh()
     }
 
-    /// Reads a key file anew; has a URL's keys fetched.
-    pub fn reload(&self) -> Result<(), String> {
-        self.keys.reload()
+    /// Reads a key file anew, if it is then `still` the same; has a URL's keys fetched.
+    pub fn reload(&self, still: &dyn Fn() -> bool) -> Result<(), String> {
+        self.keys.reload(still)
     }
 
     /// Who the token is for. Expired is said only of a token that was good.
