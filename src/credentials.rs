@@ -224,6 +224,11 @@ impl Authenticator {
 
     fn certificate(&self, peer: &Peer, now: SystemTime) -> Result<Option<Principal>, Refused> {
         let certificate = peer.certificate.as_deref().filter(|_| self.certificates);
+        // A client need not hear that its connection ends, nor stop calling there.
+        if certificate.is_some() && peer.distrusted.is_cancelled() {
+            let cause = "the certificate is revoked, or of a CA that is not trusted any more";
+            return Err(Refused::Invalid(cause.to_owned()));
+        }
         let principal = certificate.map(|certificate| {
             certificate::principal(certificate, &self.config.spiffe_trust_domains, now)
         });

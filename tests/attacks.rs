@@ -36,6 +36,9 @@ mod table;
 #[path = "tls/support.rs"]
 #[allow(dead_code, reason = "the tests of TLS use the rest")]
 mod tls;
+#[path = "malformed/wire.rs"]
+#[allow(dead_code, reason = "the tests of malformed bytes use the rest")]
+mod wire;
 #[path = "attacks/world.rs"]
 mod world;
 

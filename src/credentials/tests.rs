@@ -39,7 +39,7 @@ fn certificate(subject: &str, spiffe_id: Option<&str>) -> Certificate {
 }
 
 fn peer(certificate: Certificate) -> Peer {
-    Peer { address: None, certificate: Some(Arc::new(certificate)) }
+    Peer { certificate: Some(Arc::new(certificate)), ..Peer::default() }
 }
 
 /// What came of it at once.
@@ -153,8 +153,21 @@ async fn a_certificate_expires_on_an_open_connection() {
         not_after: at(NOW + 90),
         ..certificate("CN=a", None)
     };
-    let early = Peer { address: None, certificate: Some(Arc::new(early)) };
+    let early = self::peer(early);
     assert!(matches!(now(&authenticator, &none, &early), Err(Refused::Invalid(_))));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_distrusted_on_an_open_connection_is_refused_there() {
+    let (authenticator, _, token) = with_certificates().await;
+    let (none, peer) = (HeaderMap::new(), peer(certificate("CN=alice", None)));
+    assert!(now(&authenticator, &none, &peer).is_ok());
+    let of_next_call = peer.clone();
+    peer.distrusted.cancel();
+    for headers in [&none, &bearer_of(&token)] {
+        let refused = now(&authenticator, headers, &of_next_call);
+        assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
+    }
 }
 
 #[tokio::test]
