@@ -307,9 +307,14 @@ fn is_name(text: &str, max: usize) -> bool {
     let is_unfit = |character: char| {
         character.is_control()
             || character == '*'
-            // Characters that are not seen, and those that turn the direction of what is.
-            || matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-            || matches!(character, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            // Characters that are not seen, and those that turn the direction of what is: Unicode's
+            // Default_Ignorable_Code_Point, line and paragraph separators, embeddings, and marks of annotations.
+            || matches!(character,
+                '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+                | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
     };
     (1..=max).contains(&text.len()) && text.trim() == text && !text.contains(is_unfit)
 }

@@ -86,6 +86,37 @@ async fn a_certificate_names_its_caller() {
     assert_eq!(now(&authenticator, &none, &Peer::default()), Err(Refused::Missing));
 }
 
+#[test]
+fn a_name_has_no_character_that_is_not_seen() {
+    // The first and the last of each range of Default_Ignorable_Code_Point (Unicode 16).
+    let ranges = [
+        (0xad, 0xad),
+        (0x34f, 0x34f),
+        (0x61c, 0x61c),
+        (0x115f, 0x1160),
+        (0x17b4, 0x17b5),
+        (0x180b, 0x180f),
+        (0x200b, 0x200f),
+        (0x202a, 0x202e),
+        (0x2060, 0x206f),
+        (0x3164, 0x3164),
+        (0xfe00, 0xfe0f),
+        (0xfeff, 0xfeff),
+        (0xffa0, 0xffa0),
+        (0xfff0, 0xfff8),
+        (0x1bca0, 0x1bca3),
+        (0x1d173, 0x1d17a),
+        (0xe0000, 0xe0fff),
+    ];
+    for code in ranges.into_iter().flat_map(|(first, last)| first..=last) {
+        let name = format!("al{}ice", char::from_u32(code).unwrap());
+        assert!(!is_name(&name, 100), "U+{code:04X}");
+    }
+    for name in ["älice", "李", "alice@example.org", "한글", "🔑", "ﾡ", "︐"] {
+        assert!(is_name(name, 100), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn certificates_that_name_nobody_here_are_refused() {
     let (authenticator, _, _) = with_certificates().await;
