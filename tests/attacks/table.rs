@@ -184,6 +184,8 @@ fn of_form(world: &World) -> Vec<(&'static str, String)> {
         }),
         ("claims deep", key.token_of(&plain.to_string(), &deep)),
         ("crit", with("crit", json!(["exp"]))),
+        ("crit null", with("crit", Value::Null)),
+        ("b64 null", with("b64", Value::Null)),
         ("b64", with("b64", json!(false))),
         ("zip", with("zip", json!("DEF"))),
         ("enc", with("enc", json!("A128GCM"))),
