@@ -132,11 +132,19 @@ impl Access {
 
     /// Reads the directory again. A set that is empty or broken leaves the one in force.
     pub fn reload(&self) -> Result<(), String> {
+        self.reload_if(&|| true)
+    }
+
+    /// The same, but takes what was read only if the directory is then `still` the same.
+    pub fn reload_if(&self, still: &dyn Fn() -> bool) -> Result<(), String> {
         let Some(Gate { dir: Some(dir), policies, .. }) = &self.0 else { return Ok(()) };
         let read = Policies::read(dir).map_err(|faults| {
             let lines: Vec<String> = faults.iter().map(Fault::to_string).collect();
             format!("the policies in force stay: {}", lines.join("; "))
         })?;
+        if !still() {
+            return Ok(());
+        }
         for warning in &read.warnings {
             tracing::warn!(%warning, "policies");
         }

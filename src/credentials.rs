@@ -226,6 +226,11 @@ impl Authenticator {
 
     fn certificate(&self, peer: &Peer, now: SystemTime) -> Result<Option<Principal>, Refused> {
         let certificate = peer.certificate.as_deref().filter(|_| self.certificates);
+        // A client need not hear that its connection ends, nor stop calling there.
+        if certificate.is_some() && peer.distrusted.is_cancelled() {
+            let cause = "the certificate is revoked, or of a CA that is not trusted any more";
+            return Err(Refused::Invalid(cause.to_owned()));
+        }
         let principal = certificate.map(|certificate| {
             certificate::principal(certificate, &self.config.spiffe_trust_domains, now)
         });
@@ -235,12 +240,19 @@ impl Authenticator {
     /// Reads the key files and the static tokens anew, and has the keys behind URLs fetched. What is bad keeps the
     /// old one; all of that is in the error.
     pub fn reload(&self) -> Result<(), String> {
+        self.reload_if(&|| true)
+    }
+
+    /// The same, but takes what was read only if the files are then `still` the same: a configuration that is cut before
+    /// a caller's groups is valid.
+    pub fn reload_if(&self, still: &dyn Fn() -> bool) -> Result<(), String> {
         let mut faults = Vec::new();
         for issuer in &self.issuers {
-            faults.extend(issuer.reload().err());
+            faults.extend(issuer.reload(still).err());
         }
         match self.reread.as_ref().map(|reread| (reread.0)()) {
-            Some(Ok(tokens)) => self.tokens.store(Arc::new(Tokens::new(tokens))),
+            Some(Ok(tokens)) if still() => self.tokens.store(Arc::new(Tokens::new(tokens))),
+            Some(Ok(_)) => {}
             Some(Err(fault)) => faults.push(fault),
             None => {}
         }
@@ -297,9 +309,14 @@ fn is_name(text: &str, max: usize) -> bool {
     let is_unfit = |character: char| {
         character.is_control()
             || character == '*'
-            // Characters that are not seen, and those that turn the direction of what is.
-            || matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-            || matches!(character, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            // Characters that are not seen, and those that turn the direction of what is: Unicode's
+            // Default_Ignorable_Code_Point, line and paragraph separators, embeddings, and marks of annotations.
+            || matches!(character,
+                '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+                | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
     };
     (1..=max).contains(&text.len()) && text.trim() == text && !text.contains(is_unfit)
 }

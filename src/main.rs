@@ -264,17 +264,18 @@ fn watched_files(metrics: &Metrics) -> Stale {
 fn watched(parts: &server::Parts, config: &Config, file: Option<PathBuf>, stale: Stale) -> Reload {
     let mut reload = Reload::new(stale);
     if let Some(tls) = parts.tls.clone() {
-        reload.register("tls", tls.files().paths(), move || tls.reload());
+        reload.register("tls", tls.files().paths(), move |still| tls.reload_if(still));
     }
     if let Some(PolicyConfig { dir, .. }) = &config.policies {
         let access = parts.access.clone();
-        reload.register("policies", vec![dir.clone()], move || access.reload());
+        reload.register("policies", vec![dir.clone()], move |still| access.reload_if(still));
     }
     if config.authentication.has_credentials() {
         let authenticator = parts.authenticator.clone();
         // Static tokens are in the configuration file.
         let files = authenticator.files().into_iter().chain(file);
-        reload.register("credentials", files.collect(), move || authenticator.reload());
+        reload
+            .register("credentials", files.collect(), move |still| authenticator.reload_if(still));
     }
     reload
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::SystemTime};
 
+use tokio_util::sync::CancellationToken;
+
 /// How a caller proved who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
@@ -36,6 +38,9 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// The certificate it proved to hold.
     pub certificate: Option<Arc<Certificate>>,
+    /// Cancelled when that certificate is no longer good though it has not expired: it was revoked, or its CA is gone.
+    /// All calls of a connection share it.
+    pub distrusted: CancellationToken,
 }
 
 /// A client certificate that was verified when the connection was made.

@@ -4,8 +4,13 @@
 //! Where their content differs from what it was, the part reads them again. A part that cannot, because they are
 //! broken, keeps what it has: the log says so once, [`Stale`] names the part until the files are good again, and each
 //! look tries anew. Content is compared, not times: Kubernetes swaps folders of symbolic links.
+//!
+//! Files that somebody writes in their place are cut for a moment, and what is cut can be valid and say something else:
+//! forbids are gone, or a caller's groups. So a part takes what it read only if two looks, [`SETTLED`] apart, and one after
+//! the reading found the same. A change calls for the second look at once, and does not wait for the period.
 
 use std::{
+    cell::Cell,
     collections::hash_map::RandomState,
     fmt, fs,
     hash::{BuildHasher as _, Hash as _, Hasher as _},
@@ -18,11 +23,17 @@ use std::{
 use tokio::{
     sync::Notify,
     task::spawn_blocking,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, sleep},
 };
 
 /// The most bytes of one file that count. Parts have bounds of their own, which are lower.
 const MAX_BYTES: u64 = 256 << 20;
+
+/// How long files must have been the same before what they say is taken.
+pub const SETTLED: Duration = Duration::from_millis(500);
+
+/// How long they may go on changing until their part counts as stale. What is not taken must be seen.
+const RESTLESS: Duration = Duration::from_secs(30);
 
 /// The parts, and which of them could not be read again and keep what they had. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -47,14 +58,20 @@ pub struct Reload {
     stale: Stale,
 }
 
-type Again = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+type Again = Box<dyn Fn(&dyn Fn() -> bool) -> Result<(), String> + Send + Sync>;
 
 struct Part {
     name: &'static str,
     paths: Vec<PathBuf>,
     again: Again,
-    /// None: never looked at. What was there before the first look was perhaps not yet read.
-    seen: Option<u64>,
+    /// What the last look found, and since when looks find it.
+    seen: Option<(u64, Instant)>,
+    /// Since when looks find one thing after the other.
+    restless: Option<Instant>,
+    /// What was there when it was last read. None: what was there before the first look was perhaps not yet read.
+    read: Option<u64>,
+    /// Whether it is to be read again even if it is the same.
+    asked: bool,
     /// Why it is stale.
     broken: Option<String>,
     failures: u64,
@@ -88,15 +105,24 @@ impl Reload {
     }
 
     /// Watches these files, and all files in those that are folders. `again` reads them anew and takes all or nothing;
-    /// it may block.
+    /// it may block. What it read it takes only if the function that it gets then says that the files are still the same.
     pub fn register(
         &mut self,
         name: &'static str,
         paths: Vec<PathBuf>,
-        again: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+        again: impl Fn(&dyn Fn() -> bool) -> Result<(), String> + Send + Sync + 'static,
     ) {
-        let again = Box::new(again);
-        self.parts.push(Part { name, paths, again, seen: None, broken: None, failures: 0 });
+        self.parts.push(Part {
+            name,
+            paths,
+            again: Box::new(again),
+            seen: None,
+            restless: None,
+            read: None,
+            asked: false,
+            broken: None,
+            failures: 0,
+        });
         self.tell();
     }
 
@@ -107,24 +133,24 @@ impl Reload {
 
     /// Looks every `period`, and reads everything again whenever `now` is notified. For ever.
     pub async fn run(mut self, period: Duration, now: Arc<Notify>) {
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut wait = Duration::ZERO;
         loop {
             // A look that was asked for counts as the period's: what changes after it waits for the next.
             let asked = tokio::select! {
                 biased;
                 () = now.notified() => true,
-                _ = ticks.tick() => false,
+                () = sleep(wait) => false,
             };
-            if asked {
-                ticks.reset();
-            }
+            let at = Instant::now();
             let looked = spawn_blocking(move || {
-                self.look(asked);
-                self
+                let done = self.look(asked, at);
+                (self, done)
             });
-            self = match looked.await {
-                Ok(reload) => reload,
+            wait = match looked.await {
+                Ok((reload, done)) => {
+                    self = reload;
+                    if done { period } else { SETTLED }
+                }
                 Err(error) => {
                     tracing::error!(%error, "files are not watched any more");
                     return;
@@ -133,12 +159,14 @@ impl Reload {
         }
     }
 
-    /// Looks once. If asked to, what did not change is read again, too.
-    fn look(&mut self, asked: bool) {
+    /// Looks once. If asked to, what did not change is read again, too. False: something is to be looked at again soon.
+    fn look(&mut self, asked: bool, now: Instant) -> bool {
+        let mut done = true;
         for part in &mut self.parts {
-            part.look(asked, &self.hashes);
+            done &= part.look(asked, now, &self.hashes);
         }
         self.tell();
+        done
     }
 
     fn tell(&self) {
@@ -154,30 +182,57 @@ impl Reload {
 // === impl Part ===
 
 impl Part {
-    fn look(&mut self, asked: bool, hashes: &RandomState) {
+    /// False: the files have to be looked at again before they are read, or taken.
+    fn look(&mut self, asked: bool, now: Instant, hashes: &RandomState) -> bool {
+        self.asked |= asked;
         // Before reading, so that what changes meanwhile is seen at the next look.
         let found = fingerprint(&self.paths, hashes);
-        let first = self.seen.is_none();
-        let changed = self.seen.replace(found) != Some(found);
-        if !changed && !asked && self.broken.is_none() {
-            return;
+        let since = self.seen.filter(|(seen, _)| *seen == found).map_or(now, |(_, since)| since);
+        self.seen = Some((found, since));
+        if now.duration_since(since) < SETTLED {
+            let began = *self.restless.get_or_insert(now);
+            let is_restless = now.duration_since(began) >= RESTLESS;
+            if is_restless {
+                self.keeps("its files change all the time".to_owned());
+            }
+            return is_restless;
         }
-        match (self.again)() {
+        self.restless = None;
+        if self.read == Some(found) && !self.asked && self.broken.is_none() {
+            return true;
+        }
+        let moved = Cell::new(false);
+        let still = || {
+            moved.set(moved.get() || fingerprint(&self.paths, hashes) != found);
+            !moved.get()
+        };
+        let result = (self.again)(&still);
+        // What was wrong may have been so for that moment only.
+        if moved.get() || (result.is_err() && !still()) {
+            self.seen = None;
+            return false;
+        }
+        let first = self.read.replace(found).is_none();
+        match result {
             Ok(()) => {
-                let quiet = first && !asked && self.broken.is_none();
-                self.broken = None;
-                if !quiet {
+                if !first || self.asked || self.broken.is_some() {
                     tracing::info!(part = self.name, "reloaded");
                 }
+                self.broken = None;
             }
-            Err(error) => {
-                if self.broken.as_ref() != Some(&error) || asked {
-                    tracing::error!(part = self.name, error, "not reloaded: the old state stays");
-                }
-                self.broken = Some(error);
-                self.failures += 1;
-            }
+            Err(error) => self.keeps(error),
         }
+        self.asked = false;
+        true
+    }
+
+    /// It keeps what it has, and why.
+    fn keeps(&mut self, error: String) {
+        if self.broken.as_ref() != Some(&error) || self.asked {
+            tracing::error!(part = self.name, error, "not reloaded: the old state stays");
+        }
+        self.broken = Some(error);
+        self.failures += 1;
     }
 }
 

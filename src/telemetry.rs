@@ -19,8 +19,13 @@ use std::{
 };
 
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, filter::filter_fn, fmt, fmt::MakeWriter, prelude::*,
+    EnvFilter, Layer as _,
+    filter::{Directive, filter_fn},
+    fmt,
+    fmt::MakeWriter,
+    prelude::*,
 };
 
 use self::{
@@ -98,11 +103,26 @@ pub fn start(settings: Settings<'_>) -> Result<(Guard, Level), String> {
     Ok((Guard { otlp, lines: guard }, level))
 }
 
-/// What the directives let through. OpenTelemetry's own lines only when they ask for them: it has one for each batch that
-/// fails, and `losses` says the same once a minute.
+/// What of the AWS SDK has whole requests and answers at level trace: external ids, and session credentials of roles.
+const TELLTALES: [&str; 2] = ["aws_smithy_runtime", "aws_sigv4"];
+
+/// What the directives let through. Some lines only when they name their target: OpenTelemetry's own, as it has one for each
+/// batch that fails, and `losses` says the same once a minute; and those of the AWS SDK that hold what is secret.
 pub fn filter(directives: &str) -> Result<EnvFilter, String> {
-    let quiet = if directives.contains("opentelemetry") { "" } else { ",opentelemetry=off" };
-    EnvFilter::try_new(format!("{directives}{quiet}")).map_err(|error| error.to_string())
+    let mut all = directives.to_owned();
+    if !directives.contains("opentelemetry") {
+        all.push_str(",opentelemetry=off");
+    }
+    // As all others' lines, which without a level are errors, but never all of them. What is a level is the filter's word:
+    // written out, a directive for one target names it.
+    let level =
+        |part: &str| part.parse::<Directive>().ok()?.to_string().parse::<LevelFilter>().ok();
+    let last = directives.rsplit(',').find_map(level);
+    let level = last.unwrap_or(LevelFilter::ERROR).min(LevelFilter::DEBUG);
+    for target in TELLTALES.iter().filter(|target| !directives.contains(**target)) {
+        all.push_str(&format!(",{target}={level}"));
+    }
+    EnvFilter::try_new(all).map_err(|error| error.to_string())
 }
 
 /// Ends the log and what the collector gets when dropped; what is left is written and sent before, within a bound. Lines
@@ -307,6 +327,53 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    /// What of these lines the directives let through: each level of the SDK's request, and of ours.
+    fn passed(directives: &str) -> String {
+        macro_rules! lines {
+            ($($target:literal),*) => {$(
+                tracing::warn!(target: $target, "{} warn", $target);
+                tracing::info!(target: $target, "{} info", $target);
+                tracing::debug!(target: $target, "{} debug", $target);
+                tracing::trace!(target: $target, "{} trace", $target);
+            )*};
+        }
+        let text = Arc::new(Mutex::new(String::new()));
+        // Nobody waits for it, and it waits for nobody.
+        let ((begun, _), (_, go_on)) = (mpsc::channel(), mpsc::channel());
+        let writer = Slow { begun, go_on, text: Arc::clone(&text) };
+        let (lines, guard) = Lines::with_capacity(writer, 1 << 20).unwrap();
+        let layer = fmt::layer().with_ansi(false).with_writer(lines);
+        let log = tracing_subscriber::registry().with(layer).with(filter(directives).unwrap());
+        tracing::subscriber::with_default(log, || {
+            lines!("aws_smithy_runtime::client::orchestrator", "aws_sigv4::http_request", "other");
+        });
+        drop(guard);
+        text.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn the_sdks_requests_are_logged_only_if_they_are_asked_for_by_name() {
+        for directives in ["trace", "trace,portcullis=trace", "aws=trace,trace", " trace", "5"] {
+            let log = passed(directives);
+            assert_eq!(log.contains("other debug"), log.contains("orchestrator debug"), "{log}");
+            assert!(!log.contains("orchestrator trace"), "{directives}: {log}");
+            assert!(!log.contains("http_request trace"), "{directives}: {log}");
+        }
+        let named = passed("trace,aws_smithy_runtime=trace,aws_sigv4=trace");
+        assert!(named.contains("orchestrator trace") && named.contains("http_request trace"));
+        // It is not louder for it than it was.
+        for (directives, loudest, next) in [
+            ("info", "orchestrator info", "orchestrator debug"),
+            ("info,portcullis=trace", "orchestrator info", "orchestrator debug"),
+            ("warn", "orchestrator warn", "orchestrator info"),
+            ("other=trace", "other trace", "orchestrator warn"),
+            ("other=trace,off", "other trace", "orchestrator warn"),
+        ] {
+            let log = passed(directives);
+            assert!(log.contains(loudest) && !log.contains(next), "{directives}: {log}");
         }
     }
 

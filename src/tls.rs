@@ -158,10 +158,19 @@ impl Tls {
 
     /// Reads the files again. If anything is wrong with them all stays as it was.
     pub fn reload(&self) -> Result<(), String> {
+        self.reload_if(&|| true)
+    }
+
+    /// The same, but takes what was read only if the files are then `still` the same: one that is cut between two
+    /// revocation lists is valid.
+    pub fn reload_if(&self, still: &dyn Fn() -> bool) -> Result<(), String> {
         let (state, warnings) = load::load(&self.files, &self.clock).map_err(|faults| {
             let lines = faults.iter().map(|fault| format!("{}: {}", fault.setting, fault.message));
             lines.collect::<Vec<_>>().join("; ")
         })?;
+        if !still() {
+            return Ok(());
+        }
         log(&warnings);
         self.state.send_replace(Arc::new(state));
         Ok(())

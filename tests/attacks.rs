@@ -36,6 +36,9 @@ mod table;
 #[path = "tls/support.rs"]
 #[allow(dead_code, reason = "the tests of TLS use the rest")]
 mod tls;
+#[path = "malformed/wire.rs"]
+#[allow(dead_code, reason = "the tests of malformed bytes use the rest")]
+mod wire;
 #[path = "attacks/world.rs"]
 mod world;
 
@@ -208,6 +211,28 @@ async fn without_authentication_the_header_is_ignored_and_never_logged() {
     let text = log.text();
     assert!(text.contains("principal=\"local::local\""), "{text}");
     assert!(!text.contains(secret));
+}
+
+/// Some clients put credentials there. It is read by nobody.
+#[tokio::test]
+async fn what_stands_in_a_query_is_never_logged() {
+    let world = World::start().await;
+    let query = "/portcullis.v1.SecurityGroupService/DescribeSecurityGroups?access_token=hush";
+    for path in [query, "/no.such.Service/Call?hush", "/?hush"] {
+        let mut client = tonic::client::Grpc::new(world.server.channel.clone());
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let mut request = Request::new(());
+        let value = format!("Bearer {}", world.static_token).parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+        let path = http::uri::PathAndQuery::from_static(path);
+        let _ = client.unary(request, path, codec).await;
+    }
+    let log = world.log.text();
+    let ours: Vec<&str> = log.lines().filter(|line| line.contains(" portcullis")).collect();
+    let named = |rpc: &str| ours.iter().any(|line| line.contains(&format!("rpc=\"{rpc}\"")));
+    assert!(named(query.split('?').next().unwrap()) && named("/"), "{ours:#?}");
+    assert!(!ours.iter().any(|line| line.contains("hush")), "{ours:#?}");
 }
 
 /// The header's value ends the header's line: HTTP has no way to write it, and what is written all the same is no call.

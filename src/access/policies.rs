@@ -124,6 +124,10 @@ impl Policies {
                     continue;
                 }
             };
+            // As a file is while it is written anew: what it forbade would be lifted.
+            if named.is_empty() {
+                faults.push(Fault::of(file, None, "there is no policy in it"));
+            }
             let mut of_file = PolicySet::new();
             for (policy, reports) in named {
                 count += 1;

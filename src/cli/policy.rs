@@ -225,7 +225,8 @@ impl Explain {
                 not_after: SystemTime::UNIX_EPOCH,
             })
         });
-        Peer { address: self.peer_address.map(|ip| SocketAddr::new(ip, 0)), certificate }
+        let address = self.peer_address.map(|ip| SocketAddr::new(ip, 0));
+        Peer { address, certificate, ..Peer::default() }
     }
 
     fn asked(&self, action: Action) -> Result<Asked, String> {

@@ -255,7 +255,7 @@ fn note_issuer(entry: &mut Entry<'_, '_, '_>, config: &IssuerConfig) {
     match &config.keys {
         KeysFrom::File(file) => members.push(("jwks_file", path(file))),
         KeysFrom::Url { url, ca_file, token_file } => {
-            members.push(("jwks_url", quoted(&url.to_string())));
+            members.push(("jwks_url", quoted(&shown(url))));
             members.extend(ca_file.as_ref().map(|file| ("jwks_ca_file", path(file))));
             members.extend(token_file.as_ref().map(|file| ("jwks_token_file", path(file))));
         }
@@ -269,6 +269,12 @@ fn note_issuer(entry: &mut Entry<'_, '_, '_>, config: &IssuerConfig) {
     }
     members.push(("clock_skew_s", config.clock_skew.as_secs().to_string()));
     entry.note(&members);
+}
+
+/// A URL without its query, where some services want a key. It has no credentials before the host.
+fn shown(url: &http::Uri) -> String {
+    let text = url.to_string();
+    text.split_once('?').map_or(text.clone(), |(place, _)| format!("{place}?[redacted]"))
 }
 
 // === static tokens ===

@@ -100,6 +100,11 @@ impl Key {
 }
 
 impl Takes {
+    /// Whether what somebody wrote may have a password in it, in whatever form: it is not shown when it is wrong.
+    pub fn may_be_secret(self) -> bool {
+        matches!(self, Self::Ledger | Self::Url | Self::Pairs { .. })
+    }
+
     /// A placeholder for a value.
     pub fn placeholder(self) -> &'static str {
         match self {

@@ -97,10 +97,18 @@ impl LedgerEngine {
         (!rest.is_empty()).then(|| Self::Postgres(Secret::new(text)))
     }
 
-    /// The text without what may be secret: of a URL only scheme, user, host and database are left.
+    /// The text without what may be secret: of a URL only scheme, user, host and database are left. Nothing is left of what
+    /// is none of the forms, as libpq's `host=h password=p`, or is a URL that is not surely read right.
     pub(super) fn redacted(text: &str) -> String {
-        let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-        let rest = rest.split_once('?').map_or(rest, |(before, _)| before);
+        if text == "memory" || text.starts_with("sqlite:") {
+            return text.to_owned();
+        }
+        let hidden = || "[redacted]".to_owned();
+        let Some((scheme, rest)) = text.split_once("://") else { return hidden() };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if query.contains('@') {
+            return hidden();
+        }
         match rest.rsplit_once('@') {
             Some((user, host)) => {
                 let user = user.split_once(':').map_or(user, |(user, _)| user);
@@ -126,6 +134,10 @@ mod tests {
         ] {
             assert_eq!(LedgerEngine::redacted(text), shown);
             assert!(LedgerEngine::parse(text).is_some(), "{text}");
+        }
+        for odd in ["host=h password=hush", "postgres://u:hu?sh@h/db", "postgres://h/?password=a@b"]
+        {
+            assert_eq!(LedgerEngine::redacted(odd), "[redacted]");
         }
         for bad in ["", "sqlite:", "postgres://", "mysql://h/db", "Memory"] {
             assert!(LedgerEngine::parse(bad).is_none(), "{bad}");

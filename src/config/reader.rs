@@ -346,8 +346,10 @@ impl<'a> Reader<'a> {
             let text = values.into_iter().next().unwrap_or_default();
             match parse(key, &text) {
                 Ok(value) => return Some(value),
-                // What looks like a URL with a password in it is not shown.
-                Err(wanted) if text.contains('@') || text.contains("://") => {
+                // Nor is what looks like a URL with a password in it, in the wrong place.
+                Err(wanted)
+                    if key.takes.may_be_secret() || text.contains('@') || text.contains("://") =>
+                {
                     self.complain_at(place, format!("takes {wanted}"));
                 }
                 Err(wanted) => self.complain_at(place, format!("takes {wanted}, not {text:?}")),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -36,12 +36,21 @@ struct Header {
     kid: Option<String>,
     typ: Option<String>,
     /// Extensions that must be understood: none is.
-    crit: Option<Value>,
+    #[serde(default, deserialize_with = "is_there")]
+    crit: bool,
     /// An unencoded payload (RFC 7797).
-    b64: Option<Value>,
+    #[serde(default, deserialize_with = "is_there")]
+    b64: bool,
     /// Compression and encryption.
-    zip: Option<Value>,
-    enc: Option<Value>,
+    #[serde(default, deserialize_with = "is_there")]
+    zip: bool,
+    #[serde(default, deserialize_with = "is_there")]
+    enc: bool,
+}
+
+/// Whatever is there is there: null, too, which an Option would not tell from nothing.
+fn is_there<'de, D: Deserializer<'de>>(member: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(member).map(|_| true)
 }
 
 /// An issuer and its keys.
@@ -81,11 +90,7 @@ impl Token {
             .map_err(|_| "the JWT's header is no JSON object as it should be".to_owned())?;
         let claims = serde_json::from_slice(&decode(payload)?)
             .map_err(|_| "the JWT's claims are no JSON object".to_owned())?;
-        if header.crit.is_some()
-            || header.b64.is_some()
-            || header.zip.is_some()
-            || header.enc.is_some()
-        {
+        if header.crit || header.b64 || header.zip || header.enc {
             return Err("the JWT's header asks for an extension".to_owned());
         }
         // Logout tokens, security events and other JWTs of an issuer are no credentials.
@@ -138,9 +143,9 @@ impl Issuer {
         self.keys.refresh()
     }
 
-    /// Reads a key file anew; has a URL's keys fetched.
-    pub fn reload(&self) -> Result<(), String> {
-        self.keys.reload()
+    /// Reads a key file anew, if it is then `still` the same; has a URL's keys fetched.
+    pub fn reload(&self, still: &dyn Fn() -> bool) -> Result<(), String> {
+        self.keys.reload(still)
     }
 
     /// Who the token is for. Expired is said only of a token that was good.

@@ -192,10 +192,16 @@ impl KeySource {
         }
     }
 
-    /// Reads a file anew: a bad one keeps the old keys. Has a URL's keys fetched.
-    pub fn reload(&self) -> Result<(), String> {
+    /// Reads a file anew: a bad one keeps the old keys, and so does one that is then not `still` the same. Has a URL's
+    /// keys fetched.
+    pub fn reload(&self, still: &dyn Fn() -> bool) -> Result<(), String> {
         match &self.origin {
-            Origin::File(file) => self.keys.store(Some(Arc::new(read(file)?))),
+            Origin::File(file) => {
+                let keys = read(file)?;
+                if still() {
+                    self.keys.store(Some(Arc::new(keys)));
+                }
+            }
             // The fetch goes on by itself.
             Origin::Url { .. } => drop(self.refresh()),
         }

@@ -39,7 +39,7 @@ fn certificate(subject: &str, spiffe_id: Option<&str>) -> Certificate {
 }
 
 fn peer(certificate: Certificate) -> Peer {
-    Peer { address: None, certificate: Some(Arc::new(certificate)) }
+    Peer { certificate: Some(Arc::new(certificate)), ..Peer::default() }
 }
 
 /// What came of it at once.
@@ -84,6 +84,37 @@ async fn a_certificate_names_its_caller() {
     let spiffe = certificate("O=SPIRE", Some("spiffe://example.org/ns/a/sa/b"));
     assert_eq!(id(spiffe).unwrap(), "mtls:example.org:spiffe%3A//example.org/ns/a/sa/b");
     assert_eq!(now(&authenticator, &none, &Peer::default()), Err(Refused::Missing));
+}
+
+#[test]
+fn a_name_has_no_character_that_is_not_seen() {
+    // The first and the last of each range of Default_Ignorable_Code_Point (Unicode 16).
+    let ranges = [
+        (0xad, 0xad),
+        (0x34f, 0x34f),
+        (0x61c, 0x61c),
+        (0x115f, 0x1160),
+        (0x17b4, 0x17b5),
+        (0x180b, 0x180f),
+        (0x200b, 0x200f),
+        (0x202a, 0x202e),
+        (0x2060, 0x206f),
+        (0x3164, 0x3164),
+        (0xfe00, 0xfe0f),
+        (0xfeff, 0xfeff),
+        (0xffa0, 0xffa0),
+        (0xfff0, 0xfff8),
+        (0x1bca0, 0x1bca3),
+        (0x1d173, 0x1d17a),
+        (0xe0000, 0xe0fff),
+    ];
+    for code in ranges.into_iter().flat_map(|(first, last)| first..=last) {
+        let name = format!("al{}ice", char::from_u32(code).unwrap());
+        assert!(!is_name(&name, 100), "U+{code:04X}");
+    }
+    for name in ["älice", "李", "alice@example.org", "한글", "🔑", "ﾡ", "︐"] {
+        assert!(is_name(name, 100), "{name}");
+    }
 }
 
 #[tokio::test]
@@ -153,8 +184,21 @@ async fn a_certificate_expires_on_an_open_connection() {
         not_after: at(NOW + 90),
         ..certificate("CN=a", None)
     };
-    let early = Peer { address: None, certificate: Some(Arc::new(early)) };
+    let early = self::peer(early);
     assert!(matches!(now(&authenticator, &none, &early), Err(Refused::Invalid(_))));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_distrusted_on_an_open_connection_is_refused_there() {
+    let (authenticator, _, token) = with_certificates().await;
+    let (none, peer) = (HeaderMap::new(), peer(certificate("CN=alice", None)));
+    assert!(now(&authenticator, &none, &peer).is_ok());
+    let of_next_call = peer.clone();
+    peer.distrusted.cancel();
+    for headers in [&none, &bearer_of(&token)] {
+        let refused = now(&authenticator, headers, &of_next_call);
+        assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
+    }
 }
 
 #[tokio::test]

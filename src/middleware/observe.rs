@@ -321,7 +321,8 @@ impl Drop for Line {
             ($level:ident) => {
                 tracing::$level!(
                     target: "portcullis::call",
-                    rpc = self.path.as_str(),
+                    // Without the query: what people put there may be secret.
+                    rpc = self.path.path(),
                     code,
                     reason = (!self.reason.is_empty()).then_some(&*self.reason),
                     detail = self.internal.as_deref(),

@@ -32,12 +32,19 @@ fn part(reload: &mut Reload, name: &'static str, path: PathBuf) -> Arc<AtomicUsi
     let reads = Arc::new(AtomicUsize::new(0));
     let counted = reads.clone();
     let file = path.clone();
-    reload.register(name, vec![path], move || {
+    reload.register(name, vec![path], move |still| {
         counted.fetch_add(1, Ordering::Relaxed);
         let text = fs::read_to_string(&file).unwrap_or_default();
+        assert!(still());
         if text == "bad" { Err("it says bad".to_owned()) } else { Ok(()) }
     });
     reads
+}
+
+/// Looks, and if there is need for it again when files that are not written any more have settled.
+fn settled(reload: &mut Reload, asked: bool) {
+    let now = Instant::now();
+    assert!(reload.look(asked, now) || reload.look(false, now + SETTLED));
 }
 
 #[test]
@@ -50,25 +57,25 @@ fn only_what_changed_is_read_and_what_is_broken_is_tried_again() {
     let second = part(&mut reload, "second", folder.write("second", "1"));
     let reads = || (first.load(Ordering::Relaxed), second.load(Ordering::Relaxed));
 
-    reload.look(false);
-    reload.look(false);
+    settled(&mut reload, false);
+    settled(&mut reload, false);
     assert_eq!(reads(), (1, 1), "read once, because it may have changed before the first look");
     folder.write("second", "2");
-    reload.look(false);
+    settled(&mut reload, false);
     assert_eq!(reads(), (1, 2));
-    reload.look(true);
+    settled(&mut reload, true);
     assert_eq!(reads(), (2, 3), "asked for");
 
     folder.write("first", "bad");
-    reload.look(false);
-    reload.look(false);
+    settled(&mut reload, false);
+    settled(&mut reload, false);
     assert_eq!((reads(), stale.names()), ((4, 3), vec!["first"]));
     folder.write("first", "1");
-    reload.look(false);
+    settled(&mut reload, false);
     assert_eq!((reads(), stale.names()), ((5, 3), vec![]));
     // A file that is gone is a change, too.
     fs::remove_file(folder.0.join("second")).unwrap();
-    reload.look(false);
+    settled(&mut reload, false);
     assert_eq!(reads(), (5, 4));
 }
 
@@ -87,13 +94,95 @@ fn a_folder_is_its_files_through_symbolic_links() {
     std::os::unix::fs::symlink("..data/file", folder.0.join("file")).unwrap();
     let mut reload = Reload::default();
     let reads = part(&mut reload, "folder", folder.0.clone());
-    reload.look(false);
+    settled(&mut reload, false);
     link("..two");
-    reload.look(false);
+    settled(&mut reload, false);
     assert_eq!(reads.load(Ordering::Relaxed), 2);
     folder.write("another", "");
-    reload.look(false);
+    settled(&mut reload, false);
     assert_eq!(reads.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn files_are_taken_when_two_looks_found_the_same() {
+    let folder = Folder::new("settling");
+    let stale = Stale::default();
+    let mut reload = Reload::new(stale.clone());
+    let reads = part(&mut reload, "part", folder.write("part", "whole"));
+    let (start, soon) = (Instant::now(), Duration::from_millis(1));
+    let mut look =
+        |asked, after| (reload.look(asked, start + after), reads.load(Ordering::Relaxed));
+    assert_eq!(look(false, Duration::ZERO), (false, 0), "once is not twice");
+    // Whoever asks twice does not make the time pass.
+    assert_eq!(look(true, soon), (false, 0));
+    assert_eq!(look(false, SETTLED), (true, 1), "what was asked for is not forgotten");
+    assert_eq!(look(false, SETTLED * 2), (true, 1));
+    assert_eq!(look(true, SETTLED * 2 + soon), (true, 2), "what stayed the same is read at once");
+    // Cut, and even bad, for less than it takes to settle.
+    folder.write("part", "who");
+    assert_eq!(look(false, SETTLED * 4), (false, 2));
+    folder.write("part", "bad");
+    assert_eq!(look(false, SETTLED * 5), (false, 2));
+    folder.write("part", "whole");
+    assert_eq!(look(false, SETTLED * 6), (false, 2));
+    assert_eq!(look(false, SETTLED * 7), (true, 2), "it is as it was");
+    folder.write("part", "who");
+    assert_eq!(look(false, SETTLED * 8), (false, 2));
+    assert_eq!(look(false, SETTLED * 9), (true, 3), "it stays so, and is meant");
+    assert_eq!(stale.names(), Vec::<&str>::new());
+}
+
+#[test]
+fn what_changes_all_the_time_is_stale() {
+    let folder = Folder::new("restless");
+    let stale = Stale::default();
+    let mut reload = Reload::new(stale.clone());
+    let path = folder.write("part", "");
+    let reads = part(&mut reload, "part", path);
+    let start = Instant::now();
+    let mut second = 0;
+    let mut look = |text: &str| {
+        folder.write("part", text);
+        second += 1;
+        reload.look(false, start + Duration::from_secs(second))
+    };
+    for text in 0..30 {
+        assert!(!look(&text.to_string()));
+        assert_eq!(stale.names(), Vec::<&str>::new());
+    }
+    assert!(look("30"), "no reason to hurry any more");
+    assert_eq!((stale.names(), reads.load(Ordering::Relaxed)), (vec!["part"], 0));
+    assert!(look("30"));
+    assert_eq!((stale.names(), reads.load(Ordering::Relaxed)), (vec![], 1));
+}
+
+#[test]
+fn what_changes_while_it_is_read_is_not_taken() {
+    for fault in [None, Some("cut".to_owned())] {
+        let folder = Folder::new("moving");
+        let stale = Stale::default();
+        let mut reload = Reload::new(stale.clone());
+        let path = folder.write("part", "1");
+        let taken = Arc::new(AtomicUsize::new(0));
+        let (file, took) = (path.clone(), taken.clone());
+        reload.register("part", vec![path], move |still| {
+            if fs::read_to_string(&file).unwrap() == "1" {
+                fs::write(&file, "2").unwrap();
+                if let Some(fault) = &fault {
+                    return Err(fault.clone());
+                }
+            }
+            took.fetch_add(usize::from(still()), Ordering::Relaxed);
+            Ok(())
+        });
+        let start = Instant::now();
+        for (looks, expected) in [(0, (false, 0)), (1, (false, 0)), (2, (false, 0)), (3, (true, 1))]
+        {
+            let done = reload.look(false, start + SETTLED * looks);
+            assert_eq!((done, taken.load(Ordering::Relaxed)), expected, "{looks}");
+        }
+        assert_eq!(stale.parts().iter().map(|part| part.failures).sum::<u64>(), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +220,7 @@ async fn a_look_that_was_asked_for_is_the_first_one_too() {
     let start = tokio::time::Instant::now();
     let task = tokio::spawn(reload.run(PERIOD, now));
     while reads.load(Ordering::Relaxed) == 0 {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     folder.write("part", "2");
     while reads.load(Ordering::Relaxed) == 1 {

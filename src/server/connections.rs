@@ -163,7 +163,7 @@ impl Serve {
     /// Serves one connection to its end.
     async fn accepted(self, stream: TcpStream, address: SocketAddr) {
         let Some(tls) = self.tls.clone() else {
-            let peer = Peer { address: Some(address), certificate: None };
+            let peer = Peer { address: Some(address), ..Peer::default() };
             return self.connection(stream, peer, std::future::pending()).await;
         };
         let handshake = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream));
@@ -174,8 +174,8 @@ impl Serve {
         };
         match shaken {
             Ok(Ok((stream, session))) => {
-                let peer =
-                    Peer { address: Some(address), certificate: session.certificate.clone() };
+                let certificate = session.certificate.clone();
+                let peer = Peer { address: Some(address), certificate, ..Peer::default() };
                 // The handshake's state is large; it is not kept as long as the connection.
                 Box::pin(self.connection(stream, peer, session.distrusted())).await;
             }
@@ -184,7 +184,8 @@ impl Serve {
         }
     }
 
-    /// Ends well when `distrusted` does: what is in work is finished, nothing new is taken.
+    /// Ends well when `distrusted` does: what is in work is finished. Nothing new is taken, and what a client that does
+    /// not hear of it sends all the same is told by the peer that its certificate is no longer good.
     fn connection<I>(
         self,
         stream: I,
@@ -199,6 +200,7 @@ impl Serve {
         let watch = standstill.clone().watch(START_TIMEOUT, untaken_timeout);
         let calls = Calls::default();
         let over = lifetime.over(calls.clone(), random.bits());
+        let told = peer.distrusted.clone();
         async move {
             let io = TokioIo::new(Watched::new(stream, &standstill));
             let path = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
@@ -212,7 +214,6 @@ impl Serve {
                 }
             });
             let mut connection = pin!(http.serve_connection(io, path));
-            let mut distrusted = pin!(distrusted);
             let served = async {
                 let why = tokio::select! {
                     served = connection.as_mut() => return served,
@@ -221,7 +222,7 @@ impl Serve {
                         // The drain has a bound.
                         return connection.await;
                     }
-                    () = distrusted.as_mut() => None,
+                    () = told.cancelled() => None,
                     why = over => Some(why),
                 };
                 connection.as_mut().graceful_shutdown();
@@ -231,19 +232,27 @@ impl Serve {
                         served = timeout(lifetime.grace, connection.as_mut()) => {
                             return served.unwrap_or(Ok(()));
                         }
-                        () = distrusted => {}
+                        () = told.cancelled() => {}
                     }
                 }
                 tracing::info!("a connection ends: its client certificate is no longer good");
                 // No call lasts longer; a stream would.
                 timeout(untaken_timeout, connection).await.unwrap_or(Ok(()))
             };
+            let telling = async {
+                distrusted.await;
+                told.cancel();
+                std::future::pending::<Infallible>().await
+            };
             tokio::select! {
+                // In this order, so that no call begins that does not know it.
+                biased;
+                never = telling => match never {},
+                why = watch => tracing::debug!(why, "a connection was closed"),
+                () = abort.cancelled() => {}
                 served = served => if let Err(error) = served {
                     tracing::debug!(%error, "a connection ended");
                 },
-                why = watch => tracing::debug!(why, "a connection was closed"),
-                () = abort.cancelled() => {}
             }
         }
     }

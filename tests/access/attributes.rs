@@ -51,6 +51,7 @@ fn judge(more: &str, ask: &Ask<'_>) -> Judgement {
     let peer = Peer {
         address: ask.address.map(|address| address.parse().unwrap()),
         certificate: ask.address.map(|_| Arc::new(certificate)),
+        ..Peer::default()
     };
     let caller = Caller { principal: &principal, peer: &peer, request_id: "r" };
     let rules = std::slice::from_ref(&ask.rule);

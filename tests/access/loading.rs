@@ -1,6 +1,6 @@
 //! A folder of policies: what is taken, what is refused and where it says it is, and reading it again.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use portcullis::{
     access::{
@@ -8,7 +8,12 @@ use portcullis::{
     },
     api::methods,
     principal::{Peer, Principal},
+    reload::{Reload, SETTLED},
     rule::{AccountId, Region, Target},
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
 };
 
 /// A folder that goes with the test.
@@ -118,17 +123,71 @@ fn an_empty_folder_is_no_policy() {
 }
 
 #[test]
-fn an_empty_or_broken_set_keeps_the_one_in_force() {
-    let folder = Folder::new("reload").with("a.cedar", ALL);
-    let access = Access::open(folder.path(), Mode::Enforce).unwrap();
+fn a_file_without_a_policy_is_a_fault_beside_others() {
+    let folder = Folder::new("hollow").with("a.cedar", ALL).with("b.cedar", ALL);
+    for hollow in ["", "\n", "// forbid (principal, action, resource);\n"] {
+        folder.write("b.cedar", hollow);
+        let faults = Policies::read(folder.path()).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].to_string(), "b.cedar: there is no policy in it");
+    }
+}
+
+/// Cut between two policies, a file is valid and forbids less.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_cut_while_it_is_written_lifts_no_forbid() {
+    const PERIOD: Duration = Duration::from_secs(5);
+    let forbid = "forbid (principal, action, resource);\n";
+    let folder = Folder::new("cut").with("a.cedar", &format!("{ALL}{forbid}"));
+    let access = Arc::new(Access::open(folder.path(), Mode::Enforce).unwrap());
+    let mut reload = Reload::default();
+    let reloaded = access.clone();
+    let paths = vec![folder.path().to_owned()];
+    reload.register("policies", paths, move |still| reloaded.reload_if(still));
+    let now = Arc::new(Notify::new());
+    let task = tokio::spawn(reload.run(PERIOD, now.clone()));
+    pass(SETTLED * 2).await;
+    for by_signal in [true, false] {
+        // The look of the period comes one later.
+        now.notify_one();
+        pass(PERIOD - Duration::from_millis(1)).await;
+        folder.write("a.cedar", ALL);
+        if by_signal {
+            now.notify_one();
+        }
+        pass(SETTLED / 2).await;
+        assert!(!allows(&access), "by signal: {by_signal}");
+        folder.write("a.cedar", &format!("{ALL}{forbid}"));
+        pass(SETTLED * 3).await;
+        assert!(!allows(&access), "by signal: {by_signal}");
+    }
+    // What stays is meant, and a signal does not wait for the period.
+    folder.write("a.cedar", ALL);
+    now.notify_one();
+    pass(SETTLED * 3 / 2).await;
+    assert!(allows(&access));
+    task.abort();
+}
+
+/// Lets the paused clock go on, and all that waits for it.
+async fn pass(time: Duration) {
+    sleep_until(Instant::now() + time).await;
+}
+
+fn allows(access: &Access) -> bool {
     let target =
         Target { account: AccountId::new("123456789012"), region: Region::new("us-east-1") };
     let (principal, peer) = (Principal::local(), Peer::default());
     let caller = Caller { principal: &principal, peer: &peer, request_id: "r" };
-    let allowed = || {
-        let on = Resource::Target(&target);
-        access.check(caller, Action::Access, on, Circumstances::default()).is_ok()
-    };
+    let on = Resource::Target(&target);
+    access.check(caller, Action::Access, on, Circumstances::default()).is_ok()
+}
+
+#[test]
+fn an_empty_or_broken_set_keeps_the_one_in_force() {
+    let folder = Folder::new("reload").with("a.cedar", ALL);
+    let access = Access::open(folder.path(), Mode::Enforce).unwrap();
+    let allowed = || allows(&access);
     assert!(allowed());
     for broken in ["", "permit (", "permit (principal, action == Action::\"x\", resource);"] {
         folder.write("a.cedar", broken);

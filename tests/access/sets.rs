@@ -147,7 +147,8 @@ fn decided(access: &Access, asked: &Asked) -> bool {
             not_after: SystemTime::UNIX_EPOCH,
         })
     });
-    let peer = Peer { address: Some((asked.address, 1).into()), certificate };
+    let address = Some((asked.address, 1).into());
+    let peer = Peer { address, certificate, ..Peer::default() };
     let tags: Vec<Tag> = asked
         .tags
         .iter()

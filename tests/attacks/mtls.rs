@@ -31,7 +31,8 @@ use crate::{
     certificates::{Ca, Folder, Leaf, uri},
     keys::Key,
     support::{self, refusal},
-    tls::Server,
+    tls::{Server, handshake, patiently},
+    wire,
     world::{FIRST, Log, NOW, SECOND, claims, claims_with, issuer_config},
 };
 
@@ -484,6 +485,69 @@ async fn a_certificate_that_expires_on_an_open_connection_is_refused_there() {
         assert_eq!(refusal(call_on(resumed, None).await), expired);
         let alert = world.server.alert(world.config(Some(&own), version)).await;
         assert_eq!(alert, Alert::CertificateExpired);
+    }
+}
+
+/// The client does not hear of it: it knows no GOAWAY, and never answers the ping by which the server would end what it
+/// still takes.
+#[tokio::test]
+async fn who_is_distrusted_and_calls_on_is_refused_on_the_open_connection() {
+    use tokio::io::AsyncWriteExt as _;
+    const METHOD: &str = "/portcullis.v1.SecurityGroupService/DescribeSecurityGroups";
+    for by_list in [true, false] {
+        let world = World::start(ClientAuth::Required).await;
+        let own = if by_list { world.issue(|_| {}) } else { Chain::of(world.partner.leaf("bob")) };
+        let config = world.config(Some(&own), &TLS13);
+        let mut stream = handshake(world.server.address, config).await.unwrap();
+        let call = |stream| {
+            let message = wire::frame(wire::DATA, wire::END_STREAM, stream, &wire::message(0, &[]));
+            [wire::call_head(stream, METHOD), message].concat()
+        };
+        stream.write_all(&[wire::hello(&[]), call(1)].concat()).await.unwrap();
+        patiently(until_frame(&mut stream, |kind, flags, of| {
+            kind == wire::HEADERS && of == 1 && flags & wire::END_STREAM != 0
+        }))
+        .await;
+        let invalid = "reason=\"CREDENTIALS_INVALID\"";
+        assert!(!world.log.text().contains(invalid), "{}", world.log.text());
+
+        let clients = &world.server.clients;
+        if by_list {
+            world.server.folder.write("clients.crl", clients.crl(&[&own.leaf.serial], 2090));
+        } else {
+            world.server.folder.write("clients.pem", &clients.pem);
+        }
+        world.server.tls.reload().unwrap();
+        patiently(until_frame(&mut stream, |kind, _, _| kind == wire::GOAWAY)).await;
+        stream.write_all(&call(3)).await.unwrap();
+        patiently(until_frame(&mut stream, |kind, flags, of| {
+            kind == wire::HEADERS && of == 3 && flags & wire::END_STREAM != 0
+        }))
+        .await;
+        let log = world.log.text();
+        let calls: Vec<&str> =
+            log.lines().filter(|line| line.contains("portcullis::call")).collect();
+        assert!(calls.len() == 2 && calls[1].contains(invalid), "{calls:#?}");
+        assert!(calls[1].contains("is not trusted any more"), "{calls:#?}");
+    }
+}
+
+/// Reads frames until there is one like this: kind, flags and stream.
+async fn until_frame(
+    stream: &mut (impl tokio::io::AsyncRead + Unpin),
+    is_it: impl Fn(u8, u8, u32) -> bool,
+) {
+    use tokio::io::AsyncReadExt as _;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let [high, middle, low, kind, flags, of @ ..] = head;
+        let length = u32::from_be_bytes([0, high, middle, low]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        stream.read_exact(&mut payload).await.unwrap();
+        if is_it(kind, flags, u32::from_be_bytes(of)) {
+            return;
+        }
     }
 }
 

@@ -235,6 +235,78 @@ async fn static_tokens_are_swapped() {
     assert!(passes(&second));
 }
 
+/// Cut before a caller's groups, the file is valid and what policy forbids them is lifted.
+#[tokio::test(start_paused = true)]
+async fn a_configuration_that_is_cut_while_it_is_written_changes_nobody() {
+    use portcullis::{
+        clock::SystemClock,
+        config::{Config, Sources},
+        credentials::{Checked, token},
+        random::SeededRandom,
+        reload::{Reload, SETTLED},
+    };
+    use std::{sync::Arc, time::Duration};
+    use tokio::sync::Notify;
+    const PERIOD: Duration = Duration::from_secs(5);
+    let folder = tempfile_folder("cut");
+    let random = SeededRandom::new(11);
+    let (_, alice) = token::generate(&random, "alice", vec![]);
+    let (secret, bob) = token::generate(&random, "bob", vec!["contractors".into()]);
+    let policies = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/policies/read-only");
+    let whole = format!("policy_dir = {policies:?}\n{}{}", alice.to_toml(), bob.to_toml());
+    let (cut, _) = whole.rsplit_once("groups").unwrap();
+    let file = folder.join("portcullis.toml");
+    fs::write(&file, &whole).unwrap();
+    let of = |path: std::path::PathBuf| {
+        let file = Some((path.clone(), fs::read_to_string(path).unwrap()));
+        Config::parse(&Sources { file, ..Sources::default() }).map(|config| config.authentication)
+    };
+    let authenticator =
+        Authenticator::open(of(file.clone()).unwrap(), false, Arc::new(SystemClock));
+    let path = file.clone();
+    let reread = move || of(path.clone()).map(|config| config.tokens).map_err(|_| "bad".to_owned());
+    let authenticator = authenticator.await.unwrap().with_reread(Reread(Box::new(reread)));
+    let authenticator = Arc::new(authenticator);
+    let groups = || {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {secret}").parse().unwrap());
+        let checked = authenticator.check(&headers, &Default::default());
+        let Checked::Now(Ok(principal)) = checked else { panic!("bob is not known") };
+        principal.groups.len()
+    };
+    let (mut reload, reloaded) = (Reload::default(), authenticator.clone());
+    reload.register("credentials", vec![file.clone()], move |still| reloaded.reload_if(still));
+    let now = Arc::new(Notify::new());
+    let task = tokio::spawn(reload.run(PERIOD, now.clone()));
+    pass(SETTLED * 2).await;
+    for by_signal in [true, false] {
+        // The look of the period comes one later.
+        now.notify_one();
+        pass(PERIOD - Duration::from_millis(1)).await;
+        fs::write(&file, cut).unwrap();
+        if by_signal {
+            now.notify_one();
+        }
+        pass(SETTLED / 2).await;
+        assert_eq!(groups(), 1, "by signal: {by_signal}");
+        fs::write(&file, &whole).unwrap();
+        pass(SETTLED * 3).await;
+        assert_eq!(groups(), 1, "by signal: {by_signal}");
+    }
+    // What stays is meant.
+    fs::write(&file, cut).unwrap();
+    now.notify_one();
+    pass(SETTLED * 2).await;
+    assert_eq!(groups(), 0);
+    task.abort();
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// Lets the paused clock go on, and all that waits for it.
+async fn pass(time: std::time::Duration) {
+    tokio::time::sleep_until(tokio::time::Instant::now() + time).await;
+}
+
 fn tempfile_folder(name: &str) -> std::path::PathBuf {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("attacks-{name}"));
     let _ = fs::remove_dir_all(&folder);

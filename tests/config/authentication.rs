@@ -210,3 +210,17 @@ fn a_token_in_the_place_of_its_digest_is_not_shown() {
     ));
     assert!(!told.contains("secretsecret"), "{told}");
 }
+
+#[test]
+fn a_key_in_the_query_of_a_jwks_url_is_not_printed() {
+    let of = |url: &str| ISSUER.replace("https://login.example.com/keys", url);
+    let config = of_file(&of("https://keys.example/set?k=hush&x=hush"));
+    let shown = config.show();
+    assert!(shown.contains("jwks_url = \"https://keys.example/set?[redacted]\""), "{shown}");
+    assert!(!shown.contains("hush"), "{shown}");
+    assert!(
+        of_file(&of("https://keys.example/set")).show().contains("\"https://keys.example/set\"")
+    );
+    let told = complaint(&of("https://hush@keys.example/set"));
+    assert!(told.contains("jwks_url: takes an https URL") && !told.contains("hush"), "{told}");
+}

@@ -59,8 +59,9 @@ pub(super) const TLS: &[Key] = &[
         default: "5000",
         only_with: None,
         doc: "How often files that may change while the server runs, such as certificates, \
-              are looked at. SIGHUP does it at once. Broken files change nothing: the old \
-              state stays, the log says so, and /readyz names it as stale.",
+              are looked at. SIGHUP does it at once. What is new is taken once it has stayed the \
+              same for half a second. Broken files change nothing: the old state stays, the log \
+              says so, and /readyz names it as stale.",
     },
 ];
 
