@@ -28,7 +28,7 @@ use crate::{
     random::Random,
     rule::{
         PrefixListId, Tag, Target, VpcId,
-        permission::{excerpt, given},
+        permission::{excerpt, given, parse_cidr},
     },
 };
 
@@ -287,7 +287,7 @@ fn cidr_block(text: &str) -> Result<Ipv4Net, Refusal> {
     let Some(text) = given(Some(text)) else {
         return Err(missing("cidrBlock"));
     };
-    let Ok(block) = text.parse::<Ipv4Net>() else {
+    let Some(block) = parse_cidr::<Ipv4Net>(text) else {
         let message = format!(
             "Value ({}) for parameter cidrBlock is invalid. This is not a valid CIDR block.",
             excerpt(text)

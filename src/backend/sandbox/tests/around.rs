@@ -115,6 +115,8 @@ async fn bad_vpcs_are_refused_and_nothing_is_made() {
         (vpc(""), "MissingParameter"),
         (vpc("10.0.0.0"), "InvalidParameterValue"),
         (vpc("2001:db8::/56"), "InvalidParameterValue"),
+        (vpc("010.0.0.0/16"), "InvalidParameterValue"),
+        (vpc("10.0.0.0/016"), "InvalidParameterValue"),
         (vpc("10.0.0.0/15"), "InvalidVpc.Range"),
         (vpc("10.0.0.0/29"), "InvalidVpc.Range"),
         (CreateVpc { tags: vec![tag("aws:x", "")], ..vpc("10.0.0.0/16") }, "InvalidParameterValue"),
