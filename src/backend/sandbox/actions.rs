@@ -396,18 +396,20 @@ fn id_is_needed(name: &str) -> Refusal {
     Refusal::new("InvalidGroup.NotFound", message)
 }
 
-/// EC2's error for a peer that is not there. Another account's group cannot be looked up, and one that is out of reach
-/// is there (ec2-facts section 2).
+/// EC2's error for a peer that is not there. One that is said to be another account's cannot be looked up, and one that is out
+/// of reach is there (ec2-facts section 2). As in authorize, another account's is none to who does not name its owner.
 fn absent_peer(state: &State, target: &Target, group: &Group, peer: &Peer) -> Option<Refusal> {
     match peer {
         Peer::Ipv4(_) | Peer::Ipv6(_) => None,
         Peer::PrefixList(id) => state.prefix_list(target, id).is_none().then(|| no_such_list(id)),
         Peer::Group(asked) => {
             let id = asked.group_id.as_ref()?;
-            let own = asked.user_id.as_ref().is_none_or(|owner| *owner == group.owner_id);
-            let found = state.find_anywhere(id);
-            let there = found.is_some_and(|(home, _)| home.region == target.region);
-            (own && !there).then(|| no_such_group(id))
+            let own = |owner: &AccountId| *owner == group.owner_id;
+            let there = state.find_anywhere(id).is_some_and(|(home, slot)| {
+                home.region == target.region && own(&slot.group.owner_id)
+            });
+            let looked_up = asked.user_id.as_ref().is_none_or(own);
+            (looked_up && !there).then(|| no_such_group(id))
         }
     }
 }

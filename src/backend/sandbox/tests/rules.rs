@@ -376,6 +376,17 @@ async fn r4_a_revoke_looks_up_what_no_rule_refers_to() {
     foreign.user_id_group_pairs[0].user_id = Some("999999999999".to_owned());
     assert_eq!(code(bench.revoke_egress(WEB, by_specs(&[foreign])).await), NOT_FOUND);
     assert_eq!(bench.image(WEB).await.unwrap().rules.len(), 12);
+    // Another account's group without its owner is no group, there or not: it would tell that it exists.
+    let json = r#"{"SecurityGroups": [{"GroupId": "sg-0000000b", "GroupName": "b", "VpcId": "vpc-0000000b",
+      "OwnerId": "210987654321", "SecurityGroupArn": "arn:aws:ec2:us-east-1:210987654321:security-group/sg-0000000b"}]}"#;
+    let state = Sandbox::parse_state(json.as_bytes()).unwrap();
+    bench.sandbox.load_state(state, false).unwrap();
+    let absent = refusal(revoke(WEB, "sg-0000000b").await);
+    assert_eq!(absent.code, "InvalidGroup.NotFound");
+    assert_eq!(absent.message, "The security group 'sg-0000000b' does not exist");
+    let mut foreign = perm("tcp", 1, 1, "sg-0000000b");
+    foreign.user_id_group_pairs[0].user_id = Some("210987654321".to_owned());
+    assert_eq!(code(bench.revoke_egress(WEB, by_specs(&[foreign])).await), NOT_FOUND);
     // In a default VPC it is unknown, and the rest goes (R34, R35).
     for peer in ["sg-00000000", "pl-00000009"] {
         let missed = revoke(LEGACY, peer).await.unwrap();
