@@ -138,7 +138,7 @@ pub fn authorize(
         }
     }
     let has = || peers_of(&rules, request.direction);
-    refuse_too_many(state, target, has(), has().chain(specs.iter().map(|spec| &spec.peer)))?;
+    refuse_too_many(state, has(), has().chain(specs.iter().map(|spec| &spec.peer)))?;
 
     let mut all: Vec<Rule> = rules.to_vec();
     for spec in specs {
@@ -499,7 +499,6 @@ pub fn peers_of(rules: &[Rule], direction: Direction) -> impl Iterator<Item = &P
 /// (ec2-facts section 6). What was loaded may be over the limit already: only what grows is refused.
 pub fn refuse_too_many<'a>(
     state: &State,
-    target: &Target,
     before: impl Iterator<Item = &'a Peer>,
     after: impl Iterator<Item = &'a Peer>,
 ) -> Result<(), Refusal> {
@@ -508,7 +507,8 @@ pub fn refuse_too_many<'a>(
         Peer::Ipv6(_) => (0, 1),
         Peer::Group(_) => (1, 1),
         Peer::PrefixList(id) => {
-            let weight = state.prefix_list(target, id).map_or(1, |list| list.weight());
+            // Whoever owns it and whoever sees it.
+            let weight = state.lists().get(id).map_or(1, |list| list.weight());
             (weight, weight)
         }
     };

@@ -89,7 +89,7 @@ fn modify(
     for direction in [Direction::Egress, Direction::Ingress] {
         let has = actions::peers_of(&before, direction);
         let gets = actions::peers_of(&after, direction);
-        actions::refuse_too_many(state, target, has, gets)?;
+        actions::refuse_too_many(state, has, gets)?;
     }
     Ok(store(state, target, &group, MODIFY, (&before, after)))
 }
