@@ -65,7 +65,7 @@ mod throttle;
 
 pub use actions::dry_run;
 pub use around::{CreatePrefixList, CreateVpc, DeleteVpc, DescribePrefixLists, DescribeVpcs};
-pub use state::{PrefixList, Vpc};
+pub use state::{Ipv6Block, PrefixList, Vpc};
 pub use tagging::{CreateTags, DeleteTags, DescribeTags, TagDescription};
 
 const DESCRIBE_GROUPS: &str = "DescribeSecurityGroups";

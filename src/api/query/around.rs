@@ -215,8 +215,8 @@ fn ipv6_blocks(vpc: &Arc<Vpc>) -> Element {
     let blocks = vpc.ipv6_blocks.iter().enumerate().map(|(place, block)| {
         Element::new("item")
             .member("associationId", association(vpc, place + 1))
-            .member("ipv6CidrBlock", block)
-            .with(Element::new("ipv6CidrBlockState").member("state", "associated"))
+            .member("ipv6CidrBlock", &block.range)
+            .with(Element::new("ipv6CidrBlockState").member("state", block.state()))
             .member("networkBorderGroup", &vpc.home.region)
             .member("ipv6Pool", "Amazon")
     });

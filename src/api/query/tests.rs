@@ -273,3 +273,18 @@ async fn only_what_the_door_encoded_is_decoded() {
         assert_eq!(member(&answer, "Code"), code, "{bad}");
     }
 }
+
+#[tokio::test]
+async fn a_range_that_a_vpc_has_lost_is_shown_as_such() {
+    let (sandbox, address) = open().await;
+    let json = r#"{"Vpcs": [{"VpcId": "vpc-0000000b", "OwnerId": "123456789012", "Region": "us-east-1",
+      "Ipv6CidrBlockAssociationSet": [{"Ipv6CidrBlock": "2001:db8::/56", "Ipv6CidrBlockState": {"State": "disassociated"}}]}]}"#;
+    sandbox.load_state(Sandbox::parse_state(json.as_bytes()).unwrap(), false).unwrap();
+    for (id, state) in [("vpc-0000000b", "disassociated"), ("vpc-0000000000000000a", "associated")]
+    {
+        let form = format!("Action=DescribeVpcs&Version=2016-11-15&VpcId.1={id}");
+        let answer = exchange(address, &post(&form)).await;
+        let shown = format!("<ipv6CidrBlockState><state>{state}</state></ipv6CidrBlockState>");
+        assert!(answer.contains(&shown), "{answer}");
+    }
+}

@@ -20,7 +20,7 @@ use super::{
     effects::Change,
     filter::{List, Paging, PrefixListFilters, VpcFilters},
     list::{CHUNK, fill, page},
-    state::{PrefixList, Site, State, Vpc, no_such_list, no_such_vpc},
+    state::{Ipv6Block, PrefixList, Site, State, Vpc, no_such_list, no_such_vpc},
     tagging::check_tags,
 };
 use crate::{
@@ -301,13 +301,13 @@ fn cidr_block(text: &str) -> Result<Ipv4Net, Refusal> {
     Ok(block.trunc())
 }
 
-/// A /56 of the range for documentation, as text.
-fn ipv6_block(random: &dyn Random) -> String {
+/// A /56 of the range for documentation.
+fn ipv6_block(random: &dyn Random) -> Ipv6Block {
     let documentation = 0x2001_0db8_u128 << 96;
     let drawn = random.bits() & (0x00ff_ffff << 72);
     // 56 is no more than 128, so there is such a range.
     let block = Ipv6Net::new(Ipv6Addr::from(documentation | drawn), 56);
-    block.unwrap_or_default().to_string()
+    Ipv6Block { range: block.unwrap_or_default().to_string(), state: None }
 }
 
 fn delete_vpc(

@@ -20,7 +20,7 @@ use crate::{
 
 mod around;
 
-pub use around::{PrefixList, Vpc};
+pub use around::{Ipv6Block, PrefixList, Vpc};
 
 /// How many deleted groups of a target are remembered, for stale reads.
 const MAX_DELETED: usize = 1000;

@@ -12,8 +12,8 @@ pub struct Vpc {
     pub is_default: bool,
     /// The primary IPv4 range, as text.
     pub cidr_block: Option<String>,
-    /// The IPv6 ranges, as text.
-    pub ipv6_blocks: Vec<String>,
+    /// The IPv6 ranges, also those that it had.
+    pub ipv6_blocks: Vec<Ipv6Block>,
     /// The account and Region.
     pub home: Target,
     /// Kept as given.
@@ -22,6 +22,15 @@ pub struct Vpc {
     pub tags: Vec<Tag>,
     /// The VPCs it is peered with.
     pub peered: Vec<VpcId>,
+}
+
+/// An IPv6 range of a VPC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ipv6Block {
+    /// The range, as text.
+    pub range: String,
+    /// What became of it; kept as given.
+    pub state: Option<String>,
 }
 
 /// A managed prefix list.
@@ -48,12 +57,26 @@ pub struct PrefixList {
 impl Vpc {
     /// Whether it has an IPv6 range (R43).
     pub fn has_ipv6(&self) -> bool {
-        !self.ipv6_blocks.is_empty()
+        self.ipv6_blocks.iter().any(Ipv6Block::is_there)
     }
 
     /// Its state; one that was loaded without is there.
     pub fn state(&self) -> &str {
         self.state.as_deref().unwrap_or("available")
+    }
+}
+
+// === impl Ipv6Block ===
+
+impl Ipv6Block {
+    /// Its state; one that was loaded without is there.
+    pub fn state(&self) -> &str {
+        self.state.as_deref().unwrap_or("associated")
+    }
+
+    /// Whether the VPC has it. EC2 goes on describing a range for a while that it has no longer.
+    fn is_there(&self) -> bool {
+        matches!(self.state(), "associated" | "associating")
     }
 }
 

@@ -62,7 +62,7 @@ async fn r43_r45_a_new_vpc_has_its_default_group() {
         );
         assert_eq!((made.tags.clone(), made.id.as_str().len()), (tags, 21));
         let blocks: Vec<ipnet::Ipv6Net> =
-            made.ipv6_blocks.iter().map(|block| block.parse().unwrap()).collect();
+            made.ipv6_blocks.iter().map(|block| block.range.parse().unwrap()).collect();
         let documentation: ipnet::Ipv6Net = "2001:db8::/32".parse().unwrap();
         assert!(
             blocks.iter().all(|block| documentation.contains(block) && block.prefix_len() == 56)

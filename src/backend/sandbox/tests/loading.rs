@@ -296,3 +296,28 @@ async fn a_list_of_an_account_that_is_here_is_seen_by_that_account_alone() {
     assert_eq!(code(more), "RulesPerSecurityGroupLimitExceeded");
     bench.authorize_egress("sg-0000000a", &ten[1..]).await.unwrap();
 }
+
+#[tokio::test]
+async fn r43_an_ipv6_range_that_a_vpc_has_lost_is_none() {
+    for (state, ipv6) in [
+        ("associated", true),
+        ("associating", true),
+        ("disassociating", false),
+        ("disassociated", false),
+        ("failed", false),
+    ] {
+        let json = format!(
+            r#"{{"Vpcs": [{{"VpcId": "vpc-0000000a", "OwnerId": "111111111111", "Ipv6CidrBlockAssociationSet": [
+              {{"AssociationId": "x", "Ipv6CidrBlock": "2001:db8::/56", "Ipv6CidrBlockState": {{"State": "{state}"}}}}]}}]}}"#
+        );
+        let bench = bench(Some(&json));
+        let made = bench.create("new", Some("vpc-0000000a")).await.unwrap();
+        let egress = bench.ids(&made.group_id.unwrap(), Direction::Egress).await;
+        assert_eq!(egress.len(), if ipv6 { 2 } else { 1 }, "{state}");
+        let loaded = bench.sandbox.get_state(false).state.unwrap();
+        let json = serde_json::to_string(&loaded).unwrap();
+        assert!(json.contains(&format!(r#""Ipv6CidrBlockState":{{"State":"{state}"}}"#)), "{json}");
+        bench.sandbox.load_state(loaded.clone(), true).unwrap();
+        assert_eq!(bench.sandbox.get_state(false).state.unwrap(), loaded);
+    }
+}
