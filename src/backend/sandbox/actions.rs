@@ -361,8 +361,8 @@ pub fn refuse_repeated_ids<'a>(ids: impl IntoIterator<Item = &'a RuleId>) -> Res
     }
 }
 
-/// Group peers by name as group peers by id. Only in the default VPC a rule may name a group: from another VPC even a
-/// name that the default VPC has is not found (ec2-facts section 2).
+/// Group peers by name as group peers by id. Only in the default VPC a rule may name a group: elsewhere even a name that the
+/// default VPC has is refused (ec2-facts section 2).
 pub fn resolve_names(
     state: &State,
     target: &Target,
@@ -393,7 +393,7 @@ fn id_is_needed(name: &str) -> Refusal {
         "Invalid value '{name}' for groupName. You may not reference Amazon VPC security groups by \
          name. Please use the corresponding id for this operation."
     );
-    Refusal::new("InvalidGroup.NotFound", message)
+    Refusal::new("InvalidParameterValue", message)
 }
 
 /// EC2's error for a peer that is not there. One that is said to be another account's cannot be looked up, and one that is out

@@ -296,7 +296,7 @@ async fn peers_by_name_mean_groups_of_the_default_vpc() {
         code(bench.authorize_egress(WEB, &named).await),
         code(bench.update(WEB, Direction::Egress, DescriptionUpdates::Specs(specs(&named))).await),
     ];
-    assert_eq!(by_name, ["InvalidGroup.NotFound"; 3]);
+    assert_eq!(by_name, ["InvalidParameterValue"; 3]);
     let missed = bench.revoke_egress(LEGACY, by_specs(&named)).await.unwrap();
     assert_eq!(missed.unknown, named);
     let added = bench.authorize_egress(LEGACY, &named).await.unwrap();
@@ -334,7 +334,7 @@ async fn a_name_is_not_taken_from_a_vpc_that_is_peered_with_the_default_one() {
         refusal(bench.revoke_egress("sg-0000000a", by_specs(&there)).await),
     ];
     for refused in refusals {
-        assert_eq!(refused.code, "InvalidGroup.NotFound");
+        assert_eq!(refused.code, "InvalidParameterValue");
         let text = "Invalid value 'db' for groupName. You may not reference Amazon VPC security groups by \
                     name. Please use the corresponding id for this operation.";
         assert_eq!(refused.message, text);
