@@ -254,7 +254,11 @@ async fn only_what_the_door_encoded_is_decoded() {
     sandbox.inject_fault(fault).unwrap();
     let answer = exchange(address, &post(VPCS)).await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
-    let (_, encoded) = member(&answer, "Message").rsplit_once(": ").unwrap();
+    let (said, encoded) = member(&answer, "Message").rsplit_once(": ").unwrap();
+    assert_eq!(
+        said,
+        "You are not authorized to perform this operation. Encoded authorization failure message"
+    );
     let decode =
         |encoded: &str| format!("Action=DecodeAuthorizationMessage&EncodedMessage={encoded}");
     let decoded = sts(address, None, &decode(encoded)).await;

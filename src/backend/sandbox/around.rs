@@ -36,6 +36,9 @@ use crate::{
 const MAX_VPCS: usize = 1000;
 const MAX_LISTS: usize = 1000;
 
+/// EC2's sentence for who is not permitted.
+pub const NOT_AUTHORIZED: &str = "You are not authorized to perform this operation.";
+
 /// The longest name of a prefix list, in bytes.
 const MAX_NAME: usize = 255;
 
@@ -395,7 +398,7 @@ fn create_list(
 
 /// EC2's error for what is another account's or AWS's own, but can be seen.
 pub fn not_owned() -> Refusal {
-    Refusal::new("UnauthorizedOperation", "You are not authorized to perform this operation.")
+    Refusal::new("UnauthorizedOperation", NOT_AUTHORIZED)
 }
 
 /// EC2's error for a parameter that is needed.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::around::NOT_AUTHORIZED;
 use crate::{
     backend::{BackendError, Failure, Refusal},
     rule::{GroupId, Violation},
@@ -271,6 +272,10 @@ impl Strike {
             Kind::Throttle => ("RequestLimitExceeded", "Request limit exceeded."),
             Kind::RefuseCredentials => {
                 ("AuthFailure", "AWS was not able to validate the provided access credentials")
+            }
+            // The door adds why, in code.
+            Kind::Refuse(code) if code == "UnauthorizedOperation" => {
+                (code.as_str(), NOT_AUTHORIZED)
             }
             Kind::Refuse(code) => (code.as_str(), "Refused by a fault that was injected."),
             Kind::ServerError { after_effect: true, .. } => return None,
