@@ -292,3 +292,25 @@ async fn a_range_that_a_vpc_has_lost_is_shown_as_such() {
         assert!(answer.contains(&shown), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn names_are_repeated_in_part_and_without_line_breaks() {
+    let (_, address) = open().await;
+    let update = "Action=UpdateSecurityGroupRuleDescriptionsEgress&Version=2016-11-15\
+                  &SecurityGroupRuleDescription.1.SecurityGroupRuleId=sgr-1&GroupName=";
+    let answer = exchange(address, &post(&format!("{update}{}", "n".repeat(1 << 20)))).await;
+    assert_eq!(member(&answer, "Code"), "InvalidGroup.NotFound");
+    assert!(answer.len() < 1000, "{} bytes", answer.len());
+    for (group, name, code) in [
+        ("sg-000000000000000d1", "a%0D%0Ab", "InvalidGroup.NotFound"),
+        ("sg-000000000000000a1", "a%0D%0Ab", "InvalidGroup.NotFound"),
+    ] {
+        let form = format!(
+            "Action=AuthorizeSecurityGroupEgress&Version=2016-11-15&GroupId={group}\
+             &IpPermissions.1.IpProtocol=-1&IpPermissions.1.Groups.1.GroupName={name}"
+        );
+        let answer = exchange(address, &post(&form)).await;
+        assert_eq!(member(&answer, "Code"), code, "{answer}");
+        assert!(member(&answer, "Message").contains("a\u{fffd}\u{fffd}b"), "{answer}");
+    }
+}

@@ -389,6 +389,7 @@ pub fn resolve_names(
 /// EC2's error for a name in a rule outside the default VPC, which has such a group: to say that it does not exist there
 /// would be wrong.
 fn id_is_needed(name: &str) -> Refusal {
+    let name = excerpt(name);
     let message = format!(
         "Invalid value '{name}' for groupName. You may not reference Amazon VPC security groups by \
          name. Please use the corresponding id for this operation."

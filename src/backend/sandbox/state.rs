@@ -15,6 +15,7 @@ use crate::{
     random::Random,
     rule::{
         AccountId, GroupId, GroupRef, Peer, PrefixListId, Region, Rule, RuleId, Tag, Target, VpcId,
+        permission::excerpt,
     },
 };
 
@@ -455,6 +456,7 @@ impl Site {
     /// EC2's error for a name that the default VPC has not.
     pub fn no_such_name(&self, name: &str) -> Refusal {
         let vpc = self.default_vpc.as_ref().map_or("none", VpcId::as_str);
+        let name = excerpt(name);
         let message = format!("The security group '{name}' does not exist in default VPC '{vpc}'");
         Refusal::new("InvalidGroup.NotFound", message)
     }
