@@ -314,3 +314,81 @@ async fn names_are_repeated_in_part_and_without_line_breaks() {
         assert!(member(&answer, "Message").contains("a\u{fffd}\u{fffd}b"), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn r2_who_may_not_ask_is_told_so_whatever_was_asked() {
+    let (sandbox, address) = open().await;
+    let revoke = "Action=RevokeSecurityGroupEgress&Version=2016-11-15";
+    let bad = [
+        format!("{revoke}&GroupId=web"),
+        format!("{revoke}&Nonsense=1"),
+        format!("{revoke}&DryRun=perhaps"),
+        format!("{VPCS}&MaxResults=x"),
+        "Action=CreateVpc&Version=2016-11-15&InstanceTenancy=host".to_owned(),
+    ];
+    let fault = |kind: FaultKind, error_code: &str, count| Fault {
+        kind: kind.into(),
+        error_code: error_code.to_owned(),
+        count,
+        ..Default::default()
+    };
+    for (kind, error_code, said) in [
+        (FaultKind::Refuse, "UnauthorizedOperation", "UnauthorizedOperation"),
+        (FaultKind::RefuseCredentials, "", "AuthFailure"),
+        (FaultKind::Throttle, "", "RequestLimitExceeded"),
+        (FaultKind::ServerError, "InternalError", "InternalError"),
+    ] {
+        sandbox.inject_fault(fault(kind, error_code, u32::try_from(bad.len()).unwrap())).unwrap();
+        for form in &bad {
+            let answer = exchange(address, &post(form)).await;
+            assert_eq!(member(&answer, "Code"), said, "{form}");
+        }
+        // They used it up, and are what they were.
+        for form in &bad {
+            let answer = exchange(address, &post(form)).await;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{form}: {answer}");
+            assert!(answer.contains("x-amzn-requestid"), "{answer}");
+        }
+    }
+    // One that is about a group or an action meets the requests about it.
+    let about = Fault {
+        action: "RevokeSecurityGroupEgress".to_owned(),
+        group_id: "sg-000000000000000a1".to_owned(),
+        ..fault(FaultKind::Throttle, "", 1)
+    };
+    sandbox.inject_fault(about).unwrap();
+    for (group, said) in [
+        ("sg-000000000000000a2", "MissingParameter"),
+        ("sg-000000000000000a1", "RequestLimitExceeded"),
+        ("sg-000000000000000a1", "MissingParameter"),
+    ] {
+        let answer = exchange(address, &post(&format!("{revoke}&GroupId={group}"))).await;
+        assert_eq!(member(&answer, "Code"), said, "{group}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_costs_a_token_however_malformed_and_no_more() {
+    let (sandbox, address) = open().await;
+    sandbox.throttle();
+    let bad = post("Action=RevokeSecurityGroupEgress&Version=2016-11-15&GroupId=web");
+    let good = post(
+        "Action=RevokeSecurityGroupEgress&Version=2016-11-15&GroupId=sg-000000000000000a1\
+         &SecurityGroupRuleId.1=sgr-00000000",
+    );
+    for request in [&bad, &good] {
+        for _ in 0..25 {
+            let answer = exchange(address, request).await;
+            assert_ne!(member(&answer, "Code"), "RequestLimitExceeded");
+        }
+    }
+    // The bucket gets five tokens a second meanwhile: it is empty within so many.
+    let mut refused = false;
+    for _ in 0..50 {
+        let answer = exchange(address, &bad).await;
+        refused |= member(&answer, "Code") == "RequestLimitExceeded";
+    }
+    assert!(refused);
+    let calls = sandbox.get_state(false).calls;
+    assert_eq!(calls.get("RevokeSecurityGroupEgress"), Some(&100));
+}

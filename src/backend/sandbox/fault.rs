@@ -44,6 +44,11 @@ const MUTATIONS: [&str; 14] = [
     "UpdateSecurityGroupRuleDescriptionsIngress",
 ];
 
+/// An action of the sandbox by its name.
+pub fn action(name: &str) -> Option<&'static str> {
+    READS.iter().chain(&MUTATIONS).copied().find(|action| *action == name)
+}
+
 /// What a fault does to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -126,9 +131,7 @@ impl Script {
             violations.push(Violation::new(format!("fault.{field}"), code, message));
         };
         let takes_code = matches!(self.kind, 2 | 6);
-        let action_is_known = self.action.is_empty()
-            || READS.contains(&self.action.as_str())
-            || MUTATIONS.contains(&self.action.as_str());
+        let action_is_known = self.action.is_empty() || action(&self.action).is_some();
         if !(1..=7).contains(&self.kind) {
             let code = if self.kind == 0 { MISSING } else { INVALID_VALUE };
             refuse("kind", code, "Say what the fault does: a FaultKind other than 0.".to_owned());
