@@ -72,7 +72,8 @@ pub fn revoke_egress(request: v1::RevokeEgressRequest) -> Result {
     let mut checks = Checks::default();
     let group = checks.group_id(request.group_id.as_deref());
     let scalars = scalars!(request);
-    scalars.refuse(!request.ip_permissions.is_empty(), &mut checks.violations);
+    let other = others(&request.ip_permissions, &request.security_group_rule_ids);
+    scalars.refuse(other.is_some(), &mut checks.violations);
     let scalars_set = !scalars.set_fields().is_empty();
     let selection =
         checks.selection(&request.ip_permissions, &request.security_group_rule_ids, scalars_set);
@@ -91,13 +92,22 @@ pub fn revoke_egress(request: v1::RevokeEgressRequest) -> Result {
     })
 }
 
+/// EC2's name of what says which rules, beside the scalars of the older form.
+fn others(permissions: &[v1::IpPermission], ids: &[String]) -> Option<&'static str> {
+    match (permissions.is_empty(), ids.is_empty()) {
+        (true, true) => None,
+        (true, false) => Some("securityGroupRuleIds"),
+        (false, _) => Some("ipPermissions"),
+    }
+}
+
 /// RevokeIngress.
 pub fn revoke_ingress(request: v1::RevokeIngressRequest) -> Result {
     let mut checks = Checks::default();
     let group = checks.group_ref(request.group_id.as_deref(), request.group_name.as_deref());
     let scalars = scalars!(request);
-    let others = !request.ip_permissions.is_empty() || !request.security_group_rule_ids.is_empty();
-    let selection = match scalars.rules(others, false, &mut checks.violations) {
+    let other = others(&request.ip_permissions, &request.security_group_rule_ids);
+    let selection = match scalars.rules(other, false, &mut checks.violations) {
         Some(specs) => Some(Selection::Specs(specs)),
         None => {
             let scalars_set = !scalars.set_fields().is_empty();
@@ -147,8 +157,8 @@ pub fn authorize_ingress(request: v1::AuthorizeIngressRequest) -> Result {
     let mut checks = Checks::default();
     let group = checks.group_ref(request.group_id.as_deref(), request.group_name.as_deref());
     let scalars = scalars!(request);
-    let others = !request.ip_permissions.is_empty();
-    let specs = match scalars.rules(others, true, &mut checks.violations) {
+    let other = others(&request.ip_permissions, &[]);
+    let specs = match scalars.rules(other, true, &mut checks.violations) {
         Some(specs) => Some(specs),
         None => checks.new_rules(&request.ip_permissions, !scalars.set_fields().is_empty()),
     };

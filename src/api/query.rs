@@ -43,7 +43,7 @@ use crate::{
     clock::Clock,
     credentials::address::is_page_elsewhere,
     random::Random,
-    rule::{Direction, Target, permission::excerpt},
+    rule::{Direction, GroupId, Target, permission::excerpt},
 };
 
 mod around;
@@ -101,6 +101,8 @@ struct Answered {
 enum Trouble {
     /// EC2's error, with its code.
     Refused(Refusal),
+    /// The same, of a request that was not even read to its end: the sandbox does not know of it.
+    Unread(Refusal),
     /// A server error that was injected.
     Failed { code: String, request_id: Option<String> },
     /// The answer was lost on the way: what went out breaks off.
@@ -227,7 +229,7 @@ impl Door {
                 let text = xml::answer(api, &action, &request_id, &body);
                 (identified(whole(StatusCode::OK, text), &request_id), "OK".to_owned())
             }
-            Err(Trouble::Refused(refusal)) => {
+            Err(Trouble::Refused(refusal) | Trouble::Unread(refusal)) => {
                 let request_id = refusal.request_id.unwrap_or_else(|| self.new_request_id());
                 let status = status_of(api, &refusal.code);
                 let ours = status.is_server_error();
@@ -323,7 +325,8 @@ impl Door {
         let session = caller.session.as_ref();
         call.session = session.map(|session| Arc::new(sts::named(session, &target.account)));
         let ask = Ask { sandbox: &self.sandbox, target, call };
-        match action {
+        let group = fields.peek("GroupId").and_then(GroupId::parse);
+        let reply = match action {
             "AuthorizeSecurityGroupEgress" => groups::authorize_egress(&ask, fields).await,
             "AuthorizeSecurityGroupIngress" => groups::authorize_ingress(&ask, fields).await,
             "CreateManagedPrefixList" => around::create_prefix_list(&ask, fields).await,
@@ -352,6 +355,13 @@ impl Door {
                 let message = format!("The action {action} is not valid for this web service.");
                 Err(Refusal::new("InvalidAction", message).into())
             }
+        };
+        match reply {
+            Err(Trouble::Unread(refusal)) => {
+                let about = (action, group);
+                Ok(ask.sandbox.refuse_unread(&ask.call, &ask.target, about, refusal).await?)
+            }
+            reply => reply,
         }
     }
 
@@ -390,7 +400,7 @@ impl Trouble {
 
 impl From<Refusal> for Trouble {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+        Self::Unread(refusal)
     }
 }
 

@@ -65,7 +65,7 @@ mod throttle;
 
 pub use actions::dry_run;
 pub use around::{CreatePrefixList, CreateVpc, DeleteVpc, DescribePrefixLists, DescribeVpcs};
-pub use state::{PrefixList, Vpc};
+pub use state::{Ipv6Block, PrefixList, Vpc};
 pub use tagging::{CreateTags, DeleteTags, DescribeTags, TagDescription};
 
 const DESCRIBE_GROUPS: &str = "DescribeSecurityGroups";
@@ -253,6 +253,20 @@ impl Sandbox {
             }
             _ => result,
         }
+    }
+
+    /// A request of the EC2 door that cannot be read. Whether it is let in comes first (R2), and it costs what any other does.
+    pub async fn refuse_unread<T>(
+        &self,
+        call: &CallContext,
+        target: &Target,
+        (action, group): (&str, Option<GroupId>),
+        refusal: Refusal,
+    ) -> Result<T, BackendError> {
+        let Some(action) = fault::action(action) else { return Err(refusal.into()) };
+        let about = |_: &State| group.into_iter().collect();
+        let ticket = self.admit(call, target, &[action], false, about)?;
+        Self::answer(call, ticket, false, Err(refusal.into())).await
     }
 
     /// A call of one action that reads and is about no group.

@@ -1,12 +1,12 @@
 //! Peers that are groups by name become groups by id, so that matching and policies see what they are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Work;
 use crate::{
     backend::{GroupImage, Refusal},
     error::{Error, Reason},
-    rule::{GroupId, GroupRef, Peer, RuleSpec},
+    rule::{GroupId, GroupRef, Peer, RuleSpec, permission::SAME_TWICE},
 };
 
 /// In a default VPC a peer may be a group by name. A name that is not found stays, for EC2 to refuse.
@@ -56,4 +56,15 @@ pub(super) async fn resolve(
         }
     }
     Ok(refusal)
+}
+
+/// Refuses the same rule twice, which shows only once names are ids (R30). Where EC2 gets what was asked it does so itself.
+pub(super) fn refuse_repeated(specs: &[RuleSpec]) -> Result<(), Error> {
+    let mut seen = HashSet::with_capacity(specs.len());
+    if specs.iter().all(|spec| seen.insert(spec.key())) {
+        return Ok(());
+    }
+    let refusal = Refusal::new("InvalidParameterValue", SAME_TWICE);
+    // Nothing was sent, and EC2 said nothing of it.
+    Err(Error { ec2: None, ..Error::from_backend(refusal.into(), "") })
 }

@@ -346,6 +346,9 @@ async fn by_matching(
     mut image: GroupImage,
     selection: Selection,
 ) -> Result<Done, Error> {
+    if let Selection::Specs(specs) = &selection {
+        names::refuse_repeated(specs)?;
+    }
     let (mut ids, mut missing) = split(request.direction, &image, &selection);
     if missing.count() > 0 {
         // A rule authorized a moment ago may not show yet (R47): look once more before calling it unknown.

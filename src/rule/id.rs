@@ -88,12 +88,13 @@ impl RuleId {
     /// that does not exist is "not found", not "malformed" (ec2-facts section 1).
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix("sgr-")?;
-        (1..=17).contains(&rest.chars().count()).then(|| Self::new(text))
+        (rest.chars().count() <= 17).then(|| Self::new(text))
     }
 
     /// Checks that a rule may have this id, not only be asked for by it.
     pub fn parse_own(text: &str) -> Option<Self> {
-        Self::parse(text).filter(|_| text.bytes().all(|byte| byte.is_ascii_graphic()))
+        let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+        Self::parse(text).filter(|_| printable && text != "sgr-")
     }
 }
 
@@ -176,13 +177,20 @@ mod tests {
     #[test]
     fn rule_ids_are_malformed_only_without_prefix_or_over_17_characters() {
         let long = format!("sgr-{}", "é".repeat(17));
-        for good in
-            ["sgr-00000000", "sgr-0123456789abcdef0", "sgr-not-hex", "sgr-a b", "sgr-\n", &long]
-        {
+        for good in [
+            "sgr-",
+            "sgr-00000000",
+            "sgr-0123456789abcdef0",
+            "sgr-not-hex",
+            "sgr-a b",
+            "sgr-\n",
+            &long,
+        ] {
             assert!(RuleId::parse(good).is_some(), "{good}");
         }
         let longer = format!("{long}é");
-        for bad in ["", "sgr-", "SGR-1", "10.0.0.0/8", "sgr-0123456789abcdef01", &longer] {
+        assert!(RuleId::parse_own("sgr-").is_none(), "no rule has it");
+        for bad in ["", "SGR-1", "10.0.0.0/8", "sgr-0123456789abcdef01", &longer] {
             assert!(RuleId::parse(bad).is_none(), "{bad}");
         }
     }

@@ -3,7 +3,7 @@
 //! [`IpPermission`] is text as it travels: it holds what a caller or EC2 wrote, valid or not, so that nothing is lost
 //! in translation. [`expand`] is the only way from it to [`RuleSpec`]s.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr, str::FromStr};
 
 use super::{
     AccountId, GroupId, GroupPeer, Peer, PrefixListId, Protocol, RuleKey, RuleSpec, Traffic,
@@ -272,7 +272,7 @@ impl Expansion<'_> {
         }
     }
 
-    fn range<N: std::str::FromStr>(
+    fn range<N: FromStr>(
         &mut self,
         place: Place,
         field: &str,
@@ -283,7 +283,7 @@ impl Expansion<'_> {
             self.refuse(self.path(place, field), INVALID_VALUE, NO_PEER);
             return None;
         };
-        let parsed = text.parse().ok().map(peer);
+        let parsed = parse_cidr(text).map(peer);
         if parsed.is_none() {
             let message = format!("CIDR block {} is malformed", excerpt(text));
             self.refuse(self.path(place, field), INVALID_VALUE, message);
@@ -424,6 +424,16 @@ pub fn excerpt(text: &str) -> String {
         short.push_str("...");
     }
     short
+}
+
+/// Reads a range. One with leading zeros is malformed: `010.0.0.0/8` is decimal to some and octal to others, and whom a rule
+/// lets in must not depend on who reads it.
+pub fn parse_cidr<N: FromStr>(text: &str) -> Option<N> {
+    let (address, length) = text.split_once('/')?;
+    // std takes none in an address.
+    address.parse::<IpAddr>().ok()?;
+    let ambiguous = length.len() > 1 && length.starts_with('0');
+    if ambiguous { None } else { text.parse().ok() }
 }
 
 /// The rules that a new group starts with (R43).

@@ -186,7 +186,7 @@ async fn the_sandbox_says_who_was_not_permitted_what() {
     });
     let alice = caller("alice");
     let told = refusal(&ec2, &CallContext { caller: Some(alice.clone()), ..call() }).await;
-    assert_eq!(told.message, "Refused by a fault that was injected.");
+    assert_eq!(told.message, "You are not authorized to perform this operation.");
     let line = log.line("decoded=").await;
     let session = session_name(&alice);
     for part in ["ec2:DescribeSecurityGroupRules", &session, "allowed"] {

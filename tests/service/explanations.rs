@@ -205,3 +205,25 @@ async fn the_largest_error_stays_within_its_bound_and_says_what_was_cut() {
     assert_eq!(answer.unknown_ip_permissions, [many]);
     assert_eq!(answer.unknown_explanations.len(), 1000);
 }
+
+#[tokio::test]
+async fn r30_a_group_by_name_and_by_id_is_one_permission_whatever_is_said_of_unknown_ones() {
+    for on_unknown in
+        [v1::OnUnknown::Unspecified, v1::OnUnknown::Fail, v1::OnUnknown::RevokeMatched]
+    {
+        // The group has such a rule for the one port, and none for the other.
+        for port in [22, 23] {
+            let mut server = start().await;
+            let mut twice = tcp_group(port, "sg-0d000000000000002");
+            twice
+                .user_id_group_pairs
+                .push(v1::UserIdGroupPair { group_name: Some("db".into()), ..Default::default() });
+            let mut request = by_permissions(DEFAULT_VPC_GROUP, vec![twice]);
+            request.on_unknown = on_unknown.into();
+            let status = server.revoke_request(request).await.unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument, "{on_unknown:?} {port}: {status:?}");
+            assert_eq!(status.message(), "The same permission must not appear multiple times");
+            assert_eq!(server.effects().await, 0);
+        }
+    }
+}

@@ -105,6 +105,29 @@ async fn an_ipv6_range_is_not_an_ipv4_range() {
 }
 
 #[tokio::test]
+async fn a_range_with_leading_zeros_is_malformed() {
+    // Some read them as octal numbers, others as decimal ones: 010.0.0.0 would be 8.0.0.0 or 10.0.0.0.
+    for ambiguous in [
+        "010.0.0.0/8",
+        "10.0.0.00/8",
+        "10.0.0.0/08",
+        "10.0.0.0/00",
+        "1::/08",
+        "::ffff:010.0.0.0/104",
+    ] {
+        let path = if ambiguous.contains(':') { "ipv6_ranges" } else { "ip_ranges" };
+        let path = format!("ip_permissions[0].{path}[0]");
+        let found = refused(vec![tcp(1, ambiguous)]).await;
+        let [(field, code)] = found.as_slice() else { panic!("{ambiguous}: {found:?}") };
+        assert!(field.starts_with(&path) && code == "INVALID_PARAMETER_VALUE", "{found:?}");
+    }
+    let mut server = start().await;
+    for fine in ["0.0.0.0/0", "10.0.0.0/10", "0001:0db8::/32", "::/0", "::ffff:10.0.0.0/104"] {
+        server.authorize(NONDEFAULT_VPC_GROUP, vec![tcp(1, fine)]).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn ampersands_are_for_ranges_only() {
     let mut server = start().await;
     let fine = described(tcp(5, "10.0.0.0/8"), "a & b");

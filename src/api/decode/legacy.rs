@@ -47,12 +47,12 @@ impl Scalars {
     }
 
     /// Egress: each one that is set is a violation that spells the equivalent.
-    pub fn refuse(&self, with_permissions: bool, violations: &mut Vec<Violation>) {
+    pub fn refuse(&self, with_others: bool, violations: &mut Vec<Violation>) {
         let set = self.set_fields();
         if set.is_empty() {
             return;
         }
-        let code = if with_permissions { COMBINATION } else { INVALID_VALUE };
+        let code = if with_others { COMBINATION } else { INVALID_VALUE };
         let equivalent = self.equivalent();
         for (field, _) in set {
             let message = format!("Not supported on this call. Use IpPermissions={equivalent}");
@@ -60,20 +60,20 @@ impl Scalars {
         }
     }
 
-    /// Ingress: the rules that the scalars stand for. None if no scalar is set, or with what is wrong noted.
+    /// Ingress: the rules that the scalars stand for. None if no scalar is set, or with what is wrong noted. `other`: EC2's name of
+    /// what says other rules.
     pub fn rules(
         &self,
-        with_others: bool,
+        other: Option<&str>,
         owner_supported: bool,
         violations: &mut Vec<Violation>,
     ) -> Option<Vec<RuleSpec>> {
         let set = self.set_fields();
         let (first_field, first_parameter) = *set.first()?;
         let before = violations.len();
-        if with_others {
+        if let Some(other) = other {
             let message = format!(
-                "The parameter 'ipPermissions' may not be used in combination with \
-                 '{first_parameter}'"
+                "The parameter '{other}' may not be used in combination with '{first_parameter}'"
             );
             violations.push(Violation::new(first_field, COMBINATION, message));
         }

@@ -11,7 +11,10 @@ use crate::{
             DescribeTags, DescribeVpcs, PrefixList, TagDescription, Vpc, dry_run,
         },
     },
-    rule::{PrefixListId, VpcId, permission::excerpt},
+    rule::{
+        PrefixListId, VpcId,
+        permission::{self, excerpt},
+    },
 };
 
 /// DescribeVpcs.
@@ -144,8 +147,8 @@ pub async fn create_prefix_list(ask: &Ask<'_>, mut fields: Fields) -> Reply {
     fields.finish()?;
     let family = request.address_family.as_str();
     let fits = |cidr: &String| match family {
-        "IPv6" => cidr.parse::<ipnet::Ipv6Net>().is_ok(),
-        _ => cidr.parse::<ipnet::Ipv4Net>().is_ok(),
+        "IPv6" => permission::parse_cidr::<ipnet::Ipv6Net>(cidr).is_some(),
+        _ => permission::parse_cidr::<ipnet::Ipv4Net>(cidr).is_some(),
     };
     if let Some(bad) = entries.iter().find(|cidr| !fits(cidr)) {
         let message = format!("CIDR block {} is malformed", excerpt(bad));
@@ -212,8 +215,8 @@ fn ipv6_blocks(vpc: &Arc<Vpc>) -> Element {
     let blocks = vpc.ipv6_blocks.iter().enumerate().map(|(place, block)| {
         Element::new("item")
             .member("associationId", association(vpc, place + 1))
-            .member("ipv6CidrBlock", block)
-            .with(Element::new("ipv6CidrBlockState").member("state", "associated"))
+            .member("ipv6CidrBlock", &block.range)
+            .with(Element::new("ipv6CidrBlockState").member("state", block.state()))
             .member("networkBorderGroup", &vpc.home.region)
             .member("ipv6Pool", "Amazon")
     });

@@ -42,6 +42,14 @@ impl Fields {
         Ok(fields)
     }
 
+    /// A text, which stays.
+    pub fn peek(&self, name: &str) -> Option<&str> {
+        match self.members.get(name)? {
+            Node::Text(text) => Some(text),
+            Node::Members(_) => None,
+        }
+    }
+
     /// Takes a text.
     pub fn text(&mut self, name: &str) -> Option<String> {
         match self.members.remove(name) {

@@ -254,7 +254,11 @@ async fn only_what_the_door_encoded_is_decoded() {
     sandbox.inject_fault(fault).unwrap();
     let answer = exchange(address, &post(VPCS)).await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
-    let (_, encoded) = member(&answer, "Message").rsplit_once(": ").unwrap();
+    let (said, encoded) = member(&answer, "Message").rsplit_once(": ").unwrap();
+    assert_eq!(
+        said,
+        "You are not authorized to perform this operation. Encoded authorization failure message"
+    );
     let decode =
         |encoded: &str| format!("Action=DecodeAuthorizationMessage&EncodedMessage={encoded}");
     let decoded = sts(address, None, &decode(encoded)).await;
@@ -272,4 +276,119 @@ async fn only_what_the_door_encoded_is_decoded() {
         let answer = sts(address, None, &bad).await;
         assert_eq!(member(&answer, "Code"), code, "{bad}");
     }
+}
+
+#[tokio::test]
+async fn a_range_that_a_vpc_has_lost_is_shown_as_such() {
+    let (sandbox, address) = open().await;
+    let json = r#"{"Vpcs": [{"VpcId": "vpc-0000000b", "OwnerId": "123456789012", "Region": "us-east-1",
+      "Ipv6CidrBlockAssociationSet": [{"Ipv6CidrBlock": "2001:db8::/56", "Ipv6CidrBlockState": {"State": "disassociated"}}]}]}"#;
+    sandbox.load_state(Sandbox::parse_state(json.as_bytes()).unwrap(), false).unwrap();
+    for (id, state) in [("vpc-0000000b", "disassociated"), ("vpc-0000000000000000a", "associated")]
+    {
+        let form = format!("Action=DescribeVpcs&Version=2016-11-15&VpcId.1={id}");
+        let answer = exchange(address, &post(&form)).await;
+        let shown = format!("<ipv6CidrBlockState><state>{state}</state></ipv6CidrBlockState>");
+        assert!(answer.contains(&shown), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn names_are_repeated_in_part_and_without_line_breaks() {
+    let (_, address) = open().await;
+    let update = "Action=UpdateSecurityGroupRuleDescriptionsEgress&Version=2016-11-15\
+                  &SecurityGroupRuleDescription.1.SecurityGroupRuleId=sgr-1&GroupName=";
+    let answer = exchange(address, &post(&format!("{update}{}", "n".repeat(1 << 20)))).await;
+    assert_eq!(member(&answer, "Code"), "InvalidGroup.NotFound");
+    assert!(answer.len() < 1000, "{} bytes", answer.len());
+    for (group, name, code) in [
+        ("sg-000000000000000d1", "a%0D%0Ab", "InvalidGroup.NotFound"),
+        ("sg-000000000000000a1", "a%0D%0Ab", "InvalidGroup.NotFound"),
+    ] {
+        let form = format!(
+            "Action=AuthorizeSecurityGroupEgress&Version=2016-11-15&GroupId={group}\
+             &IpPermissions.1.IpProtocol=-1&IpPermissions.1.Groups.1.GroupName={name}"
+        );
+        let answer = exchange(address, &post(&form)).await;
+        assert_eq!(member(&answer, "Code"), code, "{answer}");
+        assert!(member(&answer, "Message").contains("a\u{fffd}\u{fffd}b"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn r2_who_may_not_ask_is_told_so_whatever_was_asked() {
+    let (sandbox, address) = open().await;
+    let revoke = "Action=RevokeSecurityGroupEgress&Version=2016-11-15";
+    let bad = [
+        format!("{revoke}&GroupId=web"),
+        format!("{revoke}&Nonsense=1"),
+        format!("{revoke}&DryRun=perhaps"),
+        format!("{VPCS}&MaxResults=x"),
+        "Action=CreateVpc&Version=2016-11-15&InstanceTenancy=host".to_owned(),
+    ];
+    let fault = |kind: FaultKind, error_code: &str, count| Fault {
+        kind: kind.into(),
+        error_code: error_code.to_owned(),
+        count,
+        ..Default::default()
+    };
+    for (kind, error_code, said) in [
+        (FaultKind::Refuse, "UnauthorizedOperation", "UnauthorizedOperation"),
+        (FaultKind::RefuseCredentials, "", "AuthFailure"),
+        (FaultKind::Throttle, "", "RequestLimitExceeded"),
+        (FaultKind::ServerError, "InternalError", "InternalError"),
+    ] {
+        sandbox.inject_fault(fault(kind, error_code, u32::try_from(bad.len()).unwrap())).unwrap();
+        for form in &bad {
+            let answer = exchange(address, &post(form)).await;
+            assert_eq!(member(&answer, "Code"), said, "{form}");
+        }
+        // They used it up, and are what they were.
+        for form in &bad {
+            let answer = exchange(address, &post(form)).await;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{form}: {answer}");
+            assert!(answer.contains("x-amzn-requestid"), "{answer}");
+        }
+    }
+    // One that is about a group or an action meets the requests about it.
+    let about = Fault {
+        action: "RevokeSecurityGroupEgress".to_owned(),
+        group_id: "sg-000000000000000a1".to_owned(),
+        ..fault(FaultKind::Throttle, "", 1)
+    };
+    sandbox.inject_fault(about).unwrap();
+    for (group, said) in [
+        ("sg-000000000000000a2", "MissingParameter"),
+        ("sg-000000000000000a1", "RequestLimitExceeded"),
+        ("sg-000000000000000a1", "MissingParameter"),
+    ] {
+        let answer = exchange(address, &post(&format!("{revoke}&GroupId={group}"))).await;
+        assert_eq!(member(&answer, "Code"), said, "{group}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_costs_a_token_however_malformed_and_no_more() {
+    let (sandbox, address) = open().await;
+    sandbox.throttle();
+    let bad = post("Action=RevokeSecurityGroupEgress&Version=2016-11-15&GroupId=web");
+    let good = post(
+        "Action=RevokeSecurityGroupEgress&Version=2016-11-15&GroupId=sg-000000000000000a1\
+         &SecurityGroupRuleId.1=sgr-00000000",
+    );
+    for request in [&bad, &good] {
+        for _ in 0..25 {
+            let answer = exchange(address, request).await;
+            assert_ne!(member(&answer, "Code"), "RequestLimitExceeded");
+        }
+    }
+    // The bucket gets five tokens a second meanwhile: it is empty within so many.
+    let mut refused = false;
+    for _ in 0..50 {
+        let answer = exchange(address, &bad).await;
+        refused |= member(&answer, "Code") == "RequestLimitExceeded";
+    }
+    assert!(refused);
+    let calls = sandbox.get_state(false).calls;
+    assert_eq!(calls.get("RevokeSecurityGroupEgress"), Some(&100));
 }

@@ -138,7 +138,7 @@ pub fn authorize(
         }
     }
     let has = || peers_of(&rules, request.direction);
-    refuse_too_many(state, target, has(), has().chain(specs.iter().map(|spec| &spec.peer)))?;
+    refuse_too_many(state, has(), has().chain(specs.iter().map(|spec| &spec.peer)))?;
 
     let mut all: Vec<Rule> = rules.to_vec();
     for spec in specs {
@@ -361,8 +361,8 @@ pub fn refuse_repeated_ids<'a>(ids: impl IntoIterator<Item = &'a RuleId>) -> Res
     }
 }
 
-/// Group peers by name as group peers by id. Only in the default VPC a rule may name a group: from another VPC even a
-/// name that the default VPC has is not found (ec2-facts section 2).
+/// Group peers by name as group peers by id. Only in the default VPC a rule may name a group: elsewhere even a name that the
+/// default VPC has is refused (ec2-facts section 2).
 pub fn resolve_names(
     state: &State,
     target: &Target,
@@ -389,25 +389,28 @@ pub fn resolve_names(
 /// EC2's error for a name in a rule outside the default VPC, which has such a group: to say that it does not exist there
 /// would be wrong.
 fn id_is_needed(name: &str) -> Refusal {
+    let name = excerpt(name);
     let message = format!(
         "Invalid value '{name}' for groupName. You may not reference Amazon VPC security groups by \
          name. Please use the corresponding id for this operation."
     );
-    Refusal::new("InvalidGroup.NotFound", message)
+    Refusal::new("InvalidParameterValue", message)
 }
 
-/// EC2's error for a peer that is not there. Another account's group cannot be looked up, and one that is out of reach
-/// is there (ec2-facts section 2).
+/// EC2's error for a peer that is not there. One that is said to be another account's cannot be looked up, and one that is out
+/// of reach is there (ec2-facts section 2). As in authorize, another account's is none to who does not name its owner.
 fn absent_peer(state: &State, target: &Target, group: &Group, peer: &Peer) -> Option<Refusal> {
     match peer {
         Peer::Ipv4(_) | Peer::Ipv6(_) => None,
         Peer::PrefixList(id) => state.prefix_list(target, id).is_none().then(|| no_such_list(id)),
         Peer::Group(asked) => {
             let id = asked.group_id.as_ref()?;
-            let own = asked.user_id.as_ref().is_none_or(|owner| *owner == group.owner_id);
-            let found = state.find_anywhere(id);
-            let there = found.is_some_and(|(home, _)| home.region == target.region);
-            (own && !there).then(|| no_such_group(id))
+            let own = |owner: &AccountId| *owner == group.owner_id;
+            let there = state.find_anywhere(id).is_some_and(|(home, slot)| {
+                home.region == target.region && own(&slot.group.owner_id)
+            });
+            let looked_up = asked.user_id.as_ref().is_none_or(own);
+            (looked_up && !there).then(|| no_such_group(id))
         }
     }
 }
@@ -497,7 +500,6 @@ pub fn peers_of(rules: &[Rule], direction: Direction) -> impl Iterator<Item = &P
 /// (ec2-facts section 6). What was loaded may be over the limit already: only what grows is refused.
 pub fn refuse_too_many<'a>(
     state: &State,
-    target: &Target,
     before: impl Iterator<Item = &'a Peer>,
     after: impl Iterator<Item = &'a Peer>,
 ) -> Result<(), Refusal> {
@@ -506,7 +508,8 @@ pub fn refuse_too_many<'a>(
         Peer::Ipv6(_) => (0, 1),
         Peer::Group(_) => (1, 1),
         Peer::PrefixList(id) => {
-            let weight = state.prefix_list(target, id).map_or(1, |list| list.weight());
+            // Whoever owns it and whoever sees it.
+            let weight = state.lists().get(id).map_or(1, |list| list.weight());
             (weight, weight)
         }
     };

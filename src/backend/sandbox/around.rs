@@ -20,7 +20,7 @@ use super::{
     effects::Change,
     filter::{List, Paging, PrefixListFilters, VpcFilters},
     list::{CHUNK, fill, page},
-    state::{PrefixList, Site, State, Vpc, no_such_list, no_such_vpc},
+    state::{Ipv6Block, PrefixList, Site, State, Vpc, no_such_list, no_such_vpc},
     tagging::check_tags,
 };
 use crate::{
@@ -28,13 +28,16 @@ use crate::{
     random::Random,
     rule::{
         PrefixListId, Tag, Target, VpcId,
-        permission::{excerpt, given},
+        permission::{excerpt, given, parse_cidr},
     },
 };
 
 /// The most VPCs, and prefix lists, of an account in a Region.
 const MAX_VPCS: usize = 1000;
 const MAX_LISTS: usize = 1000;
+
+/// EC2's sentence for who is not permitted.
+pub const NOT_AUTHORIZED: &str = "You are not authorized to perform this operation.";
 
 /// The longest name of a prefix list, in bytes.
 const MAX_NAME: usize = 255;
@@ -287,7 +290,7 @@ fn cidr_block(text: &str) -> Result<Ipv4Net, Refusal> {
     let Some(text) = given(Some(text)) else {
         return Err(missing("cidrBlock"));
     };
-    let Ok(block) = text.parse::<Ipv4Net>() else {
+    let Some(block) = parse_cidr::<Ipv4Net>(text) else {
         let message = format!(
             "Value ({}) for parameter cidrBlock is invalid. This is not a valid CIDR block.",
             excerpt(text)
@@ -301,13 +304,13 @@ fn cidr_block(text: &str) -> Result<Ipv4Net, Refusal> {
     Ok(block.trunc())
 }
 
-/// A /56 of the range for documentation, as text.
-fn ipv6_block(random: &dyn Random) -> String {
+/// A /56 of the range for documentation.
+fn ipv6_block(random: &dyn Random) -> Ipv6Block {
     let documentation = 0x2001_0db8_u128 << 96;
     let drawn = random.bits() & (0x00ff_ffff << 72);
     // 56 is no more than 128, so there is such a range.
     let block = Ipv6Net::new(Ipv6Addr::from(documentation | drawn), 56);
-    block.unwrap_or_default().to_string()
+    Ipv6Block { range: block.unwrap_or_default().to_string(), state: None }
 }
 
 fn delete_vpc(
@@ -395,7 +398,7 @@ fn create_list(
 
 /// EC2's error for what is another account's or AWS's own, but can be seen.
 pub fn not_owned() -> Refusal {
-    Refusal::new("UnauthorizedOperation", "You are not authorized to perform this operation.")
+    Refusal::new("UnauthorizedOperation", NOT_AUTHORIZED)
 }
 
 /// EC2's error for a parameter that is needed.

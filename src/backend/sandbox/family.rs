@@ -89,7 +89,7 @@ fn modify(
     for direction in [Direction::Egress, Direction::Ingress] {
         let has = actions::peers_of(&before, direction);
         let gets = actions::peers_of(&after, direction);
-        actions::refuse_too_many(state, target, has, gets)?;
+        actions::refuse_too_many(state, has, gets)?;
     }
     Ok(store(state, target, &group, MODIFY, (&before, after)))
 }
@@ -124,13 +124,13 @@ fn replaced(
     })
 }
 
-/// How a request and how EC2's sentence call the kind of a peer.
+/// What EC2's sentence calls the kind of a peer that is asked for, and of a rule that has it.
 fn kind_of(peer: &Peer) -> (&'static str, &'static str) {
     match peer {
-        Peer::Ipv4(_) => ("CidrIpv4", "IPv4 CIDR"),
-        Peer::Ipv6(_) => ("CidrIpv6", "IPv6 CIDR"),
-        Peer::PrefixList(_) => ("PrefixListId", "prefix list"),
-        Peer::Group(_) => ("ReferencedGroupId", "security group"),
+        Peer::Ipv4(_) => ("an IPv4 CIDR", "IPv4 CIDR"),
+        Peer::Ipv6(_) => ("an IPv6 CIDR", "IPv6 CIDR"),
+        Peer::PrefixList(_) => ("a prefix list", "prefix list"),
+        Peer::Group(_) => ("a referenced group id", "referenced group id"),
     }
 }
 

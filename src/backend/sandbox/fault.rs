@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::around::NOT_AUTHORIZED;
 use crate::{
     backend::{BackendError, Failure, Refusal},
     rule::{GroupId, Violation},
@@ -42,6 +43,11 @@ const MUTATIONS: [&str; 14] = [
     "UpdateSecurityGroupRuleDescriptionsEgress",
     "UpdateSecurityGroupRuleDescriptionsIngress",
 ];
+
+/// An action of the sandbox by its name.
+pub fn action(name: &str) -> Option<&'static str> {
+    READS.iter().chain(&MUTATIONS).copied().find(|action| *action == name)
+}
 
 /// What a fault does to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,9 +131,7 @@ impl Script {
             violations.push(Violation::new(format!("fault.{field}"), code, message));
         };
         let takes_code = matches!(self.kind, 2 | 6);
-        let action_is_known = self.action.is_empty()
-            || READS.contains(&self.action.as_str())
-            || MUTATIONS.contains(&self.action.as_str());
+        let action_is_known = self.action.is_empty() || action(&self.action).is_some();
         if !(1..=7).contains(&self.kind) {
             let code = if self.kind == 0 { MISSING } else { INVALID_VALUE };
             refuse("kind", code, "Say what the fault does: a FaultKind other than 0.".to_owned());
@@ -271,6 +275,10 @@ impl Strike {
             Kind::Throttle => ("RequestLimitExceeded", "Request limit exceeded."),
             Kind::RefuseCredentials => {
                 ("AuthFailure", "AWS was not able to validate the provided access credentials")
+            }
+            // The door adds why, in code.
+            Kind::Refuse(code) if code == "UnauthorizedOperation" => {
+                (code.as_str(), NOT_AUTHORIZED)
             }
             Kind::Refuse(code) => (code.as_str(), "Refused by a fault that was injected."),
             Kind::ServerError { after_effect: true, .. } => return None,

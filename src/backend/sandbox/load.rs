@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     actions::default_group,
-    state::{PrefixList, State, Vpc, arn},
+    state::{Ipv6Block, PrefixList, State, Vpc, arn},
 };
 use crate::{
     backend::Group,
@@ -52,7 +52,7 @@ pub struct VpcDraft {
     /// See [`Vpc::cidr_block`].
     pub cidr_block: Option<String>,
     /// See [`Vpc::ipv6_blocks`].
-    pub ipv6_blocks: Vec<String>,
+    pub ipv6_blocks: Vec<Ipv6Block>,
     /// The account.
     pub owner: Option<AccountId>,
     /// The Region.

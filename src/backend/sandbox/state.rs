@@ -15,8 +15,13 @@ use crate::{
     random::Random,
     rule::{
         AccountId, GroupId, GroupRef, Peer, PrefixListId, Region, Rule, RuleId, Tag, Target, VpcId,
+        permission::excerpt,
     },
 };
+
+mod around;
+
+pub use around::{Ipv6Block, PrefixList, Vpc};
 
 /// How many deleted groups of a target are remembered, for stale reads.
 const MAX_DELETED: usize = 1000;
@@ -61,46 +66,6 @@ enum Before {
     Absent,
     /// It had these rules.
     Rules(Arc<Vec<Rule>>),
-}
-
-/// A VPC.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vpc {
-    /// The id.
-    pub id: VpcId,
-    /// Whether it is the default one of its account in its Region.
-    pub is_default: bool,
-    /// The primary IPv4 range, as text.
-    pub cidr_block: Option<String>,
-    /// The IPv6 ranges, as text.
-    pub ipv6_blocks: Vec<String>,
-    /// The account and Region.
-    pub home: Target,
-    /// Kept as given.
-    pub state: Option<String>,
-    /// The tags.
-    pub tags: Vec<Tag>,
-    /// The VPCs it is peered with.
-    pub peered: Vec<VpcId>,
-}
-
-/// A managed prefix list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrefixList {
-    /// The id.
-    pub id: PrefixListId,
-    /// The name.
-    pub name: Option<String>,
-    /// `IPv4` or `IPv6`.
-    pub address_family: Option<String>,
-    /// Its weight against a group's limit of rules.
-    pub max_entries: Option<i32>,
-    /// The account; none: AWS owns it and every account sees it.
-    pub owner: Option<AccountId>,
-    /// The Region.
-    pub region: Region,
-    /// The tags.
-    pub tags: Vec<Tag>,
 }
 
 /// A rule's other peer.
@@ -246,12 +211,22 @@ impl State {
         names(a, b) || names(b, a)
     }
 
-    /// A prefix list that the target's account sees in its Region.
+    /// A prefix list that the target's account sees in its Region: its own, AWS's, or one whose owner has nothing else here, which
+    /// can only have been described because it was shared.
     pub fn prefix_list(&self, target: &Target, id: &PrefixListId) -> Option<&Arc<PrefixList>> {
         let list = self.lists.get(id)?;
         let visible = list.region == target.region
-            && list.owner.as_ref().is_none_or(|owner| *owner == target.account);
+            && list
+                .owner
+                .as_ref()
+                .is_none_or(|owner| *owner == target.account || !self.has_groups(owner));
         visible.then_some(list)
+    }
+
+    /// Whether the account has a group, and so whether it has a VPC: each has its `default`.
+    fn has_groups(&self, account: &AccountId) -> bool {
+        let mut sites = self.sites.iter();
+        sites.any(|(target, site)| target.account == *account && !site.groups.is_empty())
     }
 
     /// Makes sure that the account and Region exist.
@@ -481,6 +456,7 @@ impl Site {
     /// EC2's error for a name that the default VPC has not.
     pub fn no_such_name(&self, name: &str) -> Refusal {
         let vpc = self.default_vpc.as_ref().map_or("none", VpcId::as_str);
+        let name = excerpt(name);
         let message = format!("The security group '{name}' does not exist in default VPC '{vpc}'");
         Refusal::new("InvalidGroup.NotFound", message)
     }
@@ -500,40 +476,6 @@ impl Site {
             Before::Rules(rules) if stale => Some((slot, rules)),
             _ => Some((slot, &slot.rules)),
         }
-    }
-}
-
-// === impl Vpc ===
-
-impl Vpc {
-    /// Whether it has an IPv6 range (R43).
-    pub fn has_ipv6(&self) -> bool {
-        !self.ipv6_blocks.is_empty()
-    }
-
-    /// Its state; one that was loaded without is there.
-    pub fn state(&self) -> &str {
-        self.state.as_deref().unwrap_or("available")
-    }
-}
-
-// === impl PrefixList ===
-
-impl PrefixList {
-    /// What OwnerId says: the account, or `AWS`.
-    pub fn owner_id(&self) -> &str {
-        self.owner.as_ref().map_or("AWS", AccountId::as_str)
-    }
-
-    /// The ARN.
-    pub fn arn(&self) -> String {
-        let account = self.owner.as_ref().map_or("aws", AccountId::as_str);
-        arn(&self.region, account, "prefix-list", self.id.as_str())
-    }
-
-    /// How many rules it counts as.
-    pub fn weight(&self) -> usize {
-        self.max_entries.and_then(|entries| usize::try_from(entries).ok()).unwrap_or(1).max(1)
     }
 }
 

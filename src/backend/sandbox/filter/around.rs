@@ -17,6 +17,7 @@ pub type VpcFilters = Filters<VpcField>;
 pub enum VpcField {
     Cidr,
     Ipv6Cidr,
+    Ipv6State,
     IsDefault,
     OwnerId,
     State,
@@ -58,6 +59,7 @@ impl Field for VpcField {
         Some(match name {
             "cidr" | "cidr-block-association.cidr-block" => Self::Cidr,
             "ipv6-cidr-block-association.ipv6-cidr-block" => Self::Ipv6Cidr,
+            "ipv6-cidr-block-association.state" => Self::Ipv6State,
             "is-default" | "isDefault" => Self::IsDefault,
             "owner-id" => Self::OwnerId,
             "state" => Self::State,
@@ -73,7 +75,8 @@ impl VpcFilters {
     pub fn pass(&self, vpc: &Vpc) -> bool {
         self.all(|field, values| match field {
             VpcField::Cidr => vpc.cidr_block.as_ref().is_some_and(|block| values.any(block)),
-            VpcField::Ipv6Cidr => vpc.ipv6_blocks.iter().any(|block| values.any(block)),
+            VpcField::Ipv6Cidr => vpc.ipv6_blocks.iter().any(|block| values.any(&block.range)),
+            VpcField::Ipv6State => vpc.ipv6_blocks.iter().any(|block| values.any(block.state())),
             VpcField::IsDefault => values.any(if vpc.is_default { "true" } else { "false" }),
             VpcField::OwnerId => values.any(vpc.home.account.as_str()),
             VpcField::State => values.any(vpc.state()),

@@ -6,7 +6,10 @@ use crate::{
         sandbox::v1::{self as sandbox, Account, ManagedPrefixList, SandboxState},
         v1,
     },
-    backend::sandbox::load::{Draft, GroupDraft, ListDraft, RuleDraft, VpcDraft},
+    backend::sandbox::{
+        load::{Draft, GroupDraft, ListDraft, RuleDraft, VpcDraft},
+        state::Ipv6Block,
+    },
     rule::{
         AccountId, Direction, GroupId, IpPermission, PrefixListId, Protocol, Region, Rule, RuleId,
         RuleSpec, Tag, Traffic, Violation, VpcId,
@@ -180,8 +183,11 @@ impl Decoder {
             peered.extend(self.required((path, &field), Some(other.as_str()), VpcId::parse, VPC));
         }
         let blocks = vpc.ipv6_cidr_block_association_set.into_iter();
+        let field = "ipv6_cidr_block_association_set";
         let ipv6_blocks = blocks.filter_map(|block| {
-            self.text(path, "ipv6_cidr_block_association_set", block.ipv6_cidr_block)
+            let state = block.ipv6_cidr_block_state.and_then(|state| state.state);
+            let state = self.text(path, field, state);
+            Some(Ipv6Block { range: self.text(path, field, block.ipv6_cidr_block)?, state })
         });
         Some(VpcDraft {
             ipv6_blocks: ipv6_blocks.collect(),

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use crate::{
     api::proto::{
         sandbox::v1::{
-            self as sandbox, Account, ManagedPrefixList, SandboxState, VpcIpv6CidrBlockAssociation,
+            self as sandbox, Account, ManagedPrefixList, SandboxState, VpcCidrBlockState,
+            VpcIpv6CidrBlockAssociation,
         },
         v1,
     },
@@ -68,7 +69,13 @@ fn encode_vpc(vpc: &Vpc) -> sandbox::Vpc {
         is_default: Some(vpc.is_default),
         cidr_block: vpc.cidr_block.clone(),
         ipv6_cidr_block_association_set: blocks
-            .map(|block| VpcIpv6CidrBlockAssociation { ipv6_cidr_block: Some(block.clone()) })
+            .map(|block| VpcIpv6CidrBlockAssociation {
+                ipv6_cidr_block: Some(block.range.clone()),
+                ipv6_cidr_block_state: block
+                    .state
+                    .clone()
+                    .map(|state| VpcCidrBlockState { state: Some(state) }),
+            })
             .collect(),
         owner_id: Some(vpc.home.account.to_string()),
         state: vpc.state.clone(),

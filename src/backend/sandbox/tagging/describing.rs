@@ -129,7 +129,7 @@ impl Sandbox {
                         others.extend(own_vpc(state, target, &id).cloned().map(Holder::Vpc));
                     }
                     Resource::List(id) => {
-                        others.extend(state.prefix_list(target, &id).cloned().map(Holder::List));
+                        others.extend(own_list(state, target, &id).cloned().map(Holder::List));
                     }
                 }
             }
@@ -192,7 +192,7 @@ impl Sandbox {
         Ok(match section {
             0 => {
                 let lists = state.lists().range((from.map(PrefixListId::new), Unbounded));
-                let seen = lists.filter_map(|(id, _)| state.prefix_list(target, id));
+                let seen = lists.filter_map(|(id, _)| own_list(state, target, id));
                 seen.take(CHUNK).cloned().map(Holder::List).collect()
             }
             1 => {
@@ -212,6 +212,16 @@ impl Sandbox {
 /// The tags of a VPC are its owner's alone, whoever works in it.
 fn own_vpc<'a>(state: &'a State, target: &Target, id: &VpcId) -> Option<&'a Arc<Vpc>> {
     state.vpcs().get(id).filter(|vpc| vpc.home == *target)
+}
+
+/// Nor has who was given a list its tags.
+fn own_list<'a>(
+    state: &'a State,
+    target: &Target,
+    id: &PrefixListId,
+) -> Option<&'a Arc<PrefixList>> {
+    let list = state.prefix_list(target, id)?;
+    list.owner.as_ref().is_none_or(|owner| *owner == target.account).then_some(list)
 }
 
 // === impl Holder ===

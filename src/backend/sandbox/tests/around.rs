@@ -62,7 +62,7 @@ async fn r43_r45_a_new_vpc_has_its_default_group() {
         );
         assert_eq!((made.tags.clone(), made.id.as_str().len()), (tags, 21));
         let blocks: Vec<ipnet::Ipv6Net> =
-            made.ipv6_blocks.iter().map(|block| block.parse().unwrap()).collect();
+            made.ipv6_blocks.iter().map(|block| block.range.parse().unwrap()).collect();
         let documentation: ipnet::Ipv6Net = "2001:db8::/32".parse().unwrap();
         assert!(
             blocks.iter().all(|block| documentation.contains(block) && block.prefix_len() == 56)
@@ -115,6 +115,8 @@ async fn bad_vpcs_are_refused_and_nothing_is_made() {
         (vpc(""), "MissingParameter"),
         (vpc("10.0.0.0"), "InvalidParameterValue"),
         (vpc("2001:db8::/56"), "InvalidParameterValue"),
+        (vpc("010.0.0.0/16"), "InvalidParameterValue"),
+        (vpc("10.0.0.0/016"), "InvalidParameterValue"),
         (vpc("10.0.0.0/15"), "InvalidVpc.Range"),
         (vpc("10.0.0.0/29"), "InvalidVpc.Range"),
         (CreateVpc { tags: vec![tag("aws:x", "")], ..vpc("10.0.0.0/16") }, "InvalidParameterValue"),

@@ -71,10 +71,12 @@ async fn the_kind_of_a_peer_stays() {
     let bench = sample();
     let before = bench.sandbox.get_state(false).state;
     for (id, peer, asked, has) in [
-        (HTTPS, "::/0", "CidrIpv6", "IPv4 CIDR"),
-        (HTTPS_V6, "0.0.0.0/0", "CidrIpv4", "IPv6 CIDR"),
-        (TO_LIST, DB, "ReferencedGroupId", "prefix list"),
-        (TO_DB, LIST, "PrefixListId", "security group"),
+        (HTTPS, "::/0", "an IPv6 CIDR", "IPv4 CIDR"),
+        (HTTPS, DB, "a referenced group id", "IPv4 CIDR"),
+        (HTTPS, LIST, "a prefix list", "IPv4 CIDR"),
+        (HTTPS_V6, "0.0.0.0/0", "an IPv4 CIDR", "IPv6 CIDR"),
+        (TO_LIST, DB, "a referenced group id", "prefix list"),
+        (TO_DB, "0.0.0.0/0", "an IPv4 CIDR", "referenced group id"),
     ] {
         let good = becomes(HTTP_IN, perm("tcp", 8080, 8080, "10.0.0.0/8"));
         let bad = becomes(id, perm("tcp", 9, 9, peer));

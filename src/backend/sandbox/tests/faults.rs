@@ -26,10 +26,13 @@ async fn refusing_faults_apply_nothing() {
     assert!(throttled.request_id.is_some());
     assert_eq!(code(revoke_first(&bench).await), "AuthFailure");
     assert_eq!(code(revoke_first(&bench).await), "Blocked");
+    bench.sandbox.inject(refused("UnauthorizedOperation")).unwrap();
+    let message = "You are not authorized to perform this operation.";
+    assert_eq!(refusal(revoke_first(&bench).await).message, message);
     assert!(bench.sandbox.get_state(true).effects.is_empty());
     assert!(revoke_first(&bench).await.is_ok());
     let state = bench.sandbox.get_state(true);
-    assert_eq!(state.calls.get(REVOKE), Some(&4));
+    assert_eq!(state.calls.get(REVOKE), Some(&5));
     assert_eq!(state.effects.len(), 1);
 }
 

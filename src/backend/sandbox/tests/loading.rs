@@ -241,3 +241,83 @@ async fn a_deleted_group_that_is_loaded_again_is_there_once() {
     bench.sandbox.inject(Script { kind: 7, ..Script::default() }).unwrap();
     assert_eq!(bench.groups(DescribeGroups::default()).await.unwrap().items.len(), 7);
 }
+
+/// A group with an egress rule to a list of another account, as both are described, and that other account's list.
+fn shared(more: &str) -> String {
+    format!(
+        r#"{{"SecurityGroups": [{{"GroupId": "sg-0000000a", "GroupName": "a", "VpcId": "vpc-0000000a", "OwnerId": "111111111111",
+          "IpPermissionsEgress": [{{"IpProtocol": "tcp", "FromPort": 1, "ToPort": 1, "PrefixListIds": [{{"PrefixListId": "pl-0000000b"}}]}}]}}{more}],
+        "PrefixLists": [{{"PrefixListId": "pl-0000000b", "AddressFamily": "IPv4", "MaxEntries": 50, "OwnerId": "222222222222",
+          "PrefixListArn": "arn:aws:ec2:us-east-1:222222222222:prefix-list/pl-0000000b"}}]}}"#
+    )
+}
+
+#[tokio::test]
+async fn r29_a_list_that_was_shared_is_seen_and_weighs_its_entries() {
+    let bench = bench(Some(&shared("")));
+    let lists = async |target: &Target| {
+        let all = DescribePrefixLists::default();
+        bench.sandbox.describe_prefix_lists(&call(), target, &all).await.unwrap().items
+    };
+    assert_eq!(lists(&bench.target).await[0].owner_id(), "222222222222");
+    bench.authorize_egress("sg-0000000a", &[perm("tcp", 2, 2, "10.0.0.0/8")]).await.unwrap();
+    let again = bench.authorize_egress("sg-0000000a", &[perm("tcp", 3, 3, "pl-0000000b")]).await;
+    assert_eq!(code(again), "RulesPerSecurityGroupLimitExceeded");
+    bench
+        .revoke_egress("sg-0000000a", by_specs(&[perm("tcp", 1, 1, "pl-0000000b")]))
+        .await
+        .unwrap();
+    bench.authorize_egress("sg-0000000a", &[perm("tcp", 3, 3, "pl-0000000b")]).await.unwrap();
+    // It is there for its own account and in its Region alone, and is not the other's to change.
+    assert_eq!(lists(&target("222222222222", "us-east-1")).await.len(), 1);
+    let ids = vec!["pl-0000000b".to_owned()];
+    let tags = CreateTags { resources: ids, tags: vec![tag("k", "v")], dry_run: false };
+    let refused = bench.sandbox.create_tags(&call(), &bench.target, &tags).await;
+    assert_eq!(code(refused), "UnauthorizedOperation");
+    // What it was loaded from is what it gives back.
+    let state = bench.sandbox.get_state(false).state.unwrap();
+    bench.sandbox.load_state(state, true).unwrap();
+    assert_eq!(lists(&bench.target).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_list_of_an_account_that_is_here_is_seen_by_that_account_alone() {
+    let other = r#", {"GroupId": "sg-0000000b", "GroupName": "b", "VpcId": "vpc-0000000b", "OwnerId": "222222222222"}"#;
+    let bench = bench(Some(&shared(other)));
+    let all = DescribePrefixLists::default();
+    let seen = bench.sandbox.describe_prefix_lists(&call(), &bench.target, &all).await.unwrap();
+    assert_eq!(seen.items, []);
+    let again = bench.authorize_egress("sg-0000000a", &[perm("tcp", 3, 3, "pl-0000000b")]).await;
+    assert_eq!(code(again), "InvalidPrefixListID.NotFound");
+    // What the rule weighs does not depend on who sees the list.
+    let ten: Vec<IpPermission> =
+        (0..11).map(|n| perm("tcp", 4, 4, &format!("10.{n}.0.0/16"))).collect();
+    let more = bench.authorize_egress("sg-0000000a", &ten).await;
+    assert_eq!(code(more), "RulesPerSecurityGroupLimitExceeded");
+    bench.authorize_egress("sg-0000000a", &ten[1..]).await.unwrap();
+}
+
+#[tokio::test]
+async fn r43_an_ipv6_range_that_a_vpc_has_lost_is_none() {
+    for (state, ipv6) in [
+        ("associated", true),
+        ("associating", true),
+        ("disassociating", false),
+        ("disassociated", false),
+        ("failed", false),
+    ] {
+        let json = format!(
+            r#"{{"Vpcs": [{{"VpcId": "vpc-0000000a", "OwnerId": "111111111111", "Ipv6CidrBlockAssociationSet": [
+              {{"AssociationId": "x", "Ipv6CidrBlock": "2001:db8::/56", "Ipv6CidrBlockState": {{"State": "{state}"}}}}]}}]}}"#
+        );
+        let bench = bench(Some(&json));
+        let made = bench.create("new", Some("vpc-0000000a")).await.unwrap();
+        let egress = bench.ids(&made.group_id.unwrap(), Direction::Egress).await;
+        assert_eq!(egress.len(), if ipv6 { 2 } else { 1 }, "{state}");
+        let loaded = bench.sandbox.get_state(false).state.unwrap();
+        let json = serde_json::to_string(&loaded).unwrap();
+        assert!(json.contains(&format!(r#""Ipv6CidrBlockState":{{"State":"{state}"}}"#)), "{json}");
+        bench.sandbox.load_state(loaded.clone(), true).unwrap();
+        assert_eq!(bench.sandbox.get_state(false).state.unwrap(), loaded);
+    }
+}

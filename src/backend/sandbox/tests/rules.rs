@@ -296,7 +296,7 @@ async fn peers_by_name_mean_groups_of_the_default_vpc() {
         code(bench.authorize_egress(WEB, &named).await),
         code(bench.update(WEB, Direction::Egress, DescriptionUpdates::Specs(specs(&named))).await),
     ];
-    assert_eq!(by_name, ["InvalidGroup.NotFound"; 3]);
+    assert_eq!(by_name, ["InvalidParameterValue"; 3]);
     let missed = bench.revoke_egress(LEGACY, by_specs(&named)).await.unwrap();
     assert_eq!(missed.unknown, named);
     let added = bench.authorize_egress(LEGACY, &named).await.unwrap();
@@ -334,7 +334,7 @@ async fn a_name_is_not_taken_from_a_vpc_that_is_peered_with_the_default_one() {
         refusal(bench.revoke_egress("sg-0000000a", by_specs(&there)).await),
     ];
     for refused in refusals {
-        assert_eq!(refused.code, "InvalidGroup.NotFound");
+        assert_eq!(refused.code, "InvalidParameterValue");
         let text = "Invalid value 'db' for groupName. You may not reference Amazon VPC security groups by \
                     name. Please use the corresponding id for this operation.";
         assert_eq!(refused.message, text);
@@ -376,6 +376,17 @@ async fn r4_a_revoke_looks_up_what_no_rule_refers_to() {
     foreign.user_id_group_pairs[0].user_id = Some("999999999999".to_owned());
     assert_eq!(code(bench.revoke_egress(WEB, by_specs(&[foreign])).await), NOT_FOUND);
     assert_eq!(bench.image(WEB).await.unwrap().rules.len(), 12);
+    // Another account's group without its owner is no group, there or not: it would tell that it exists.
+    let json = r#"{"SecurityGroups": [{"GroupId": "sg-0000000b", "GroupName": "b", "VpcId": "vpc-0000000b",
+      "OwnerId": "210987654321", "SecurityGroupArn": "arn:aws:ec2:us-east-1:210987654321:security-group/sg-0000000b"}]}"#;
+    let state = Sandbox::parse_state(json.as_bytes()).unwrap();
+    bench.sandbox.load_state(state, false).unwrap();
+    let absent = refusal(revoke(WEB, "sg-0000000b").await);
+    assert_eq!(absent.code, "InvalidGroup.NotFound");
+    assert_eq!(absent.message, "The security group 'sg-0000000b' does not exist");
+    let mut foreign = perm("tcp", 1, 1, "sg-0000000b");
+    foreign.user_id_group_pairs[0].user_id = Some("210987654321".to_owned());
+    assert_eq!(code(bench.revoke_egress(WEB, by_specs(&[foreign])).await), NOT_FOUND);
     // In a default VPC it is unknown, and the rest goes (R34, R35).
     for peer in ["sg-00000000", "pl-00000009"] {
         let missed = revoke(LEGACY, peer).await.unwrap();
