@@ -43,7 +43,7 @@ use crate::{
     credentials::Authenticator,
     middleware::{
         HttpRequest, HttpResponse,
-        admission::{AdmissionLayer, Gate},
+        admission::{AdmissionLayer, Gate, share::ShareLayer},
         authenticate::AuthenticateLayer,
         conform::ConformLayer,
         deadline::DeadlineLayer,
@@ -221,6 +221,8 @@ fn path(
         .layer(AuthenticateLayer::new(parts.authenticator.clone(), parts.metrics.clone()))
         // Right inside authentication, because it needs the caller.
         .layer(rate_limit)
+        // Inside the rate limit, so that whoever tries without end is limited by that.
+        .layer(ShareLayer::new(limits.max_in_flight, parts.metrics.clone()))
         // Next to tonic, whose own errors it gives our form.
         .layer(ConformLayer)
         .service(routes.prepare());

@@ -234,7 +234,8 @@ const CALLS: &[Key] = &[
         takes: Takes::Number("calls", 1, 1_000_000),
         default: "1024",
         only_with: None,
-        doc: "How many calls may be in work at once. More are refused with UNAVAILABLE.",
+        doc: "How many calls may be in work at once. More are refused with UNAVAILABLE, and more \
+              than half of one caller with RESOURCE_EXHAUSTED.",
     },
     Key {
         name: "max_request_bytes",

@@ -1,6 +1,9 @@
 //! Middleware that bounds the calls in flight and turns new ones away while the server drains. It refuses rather than
 //! queues: a caller that is told at once can go to another replica.
 //!
+//! A place is taken before the request has come, so its body has a bound of its own ([`arrival`]), and one caller may
+//! hold but a share of the places ([`share`]).
+//!
 //! Health checks always pass, or an overloaded server would look dead.
 
 use std::{
@@ -15,7 +18,7 @@ use std::{
 use http::{Method, header::CONTENT_TYPE};
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
-use tonic::Status;
+use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{HttpRequest, HttpResponse, OverHttp1, refuse};
@@ -24,7 +27,16 @@ use crate::{
     error::{Error, Reason},
 };
 
+use self::arrival::Arriving;
+
+mod arrival;
+pub mod share;
+#[cfg(test)]
+mod tests;
+
 const HEALTH: &str = "/grpc.health.v1.Health/";
+/// Its streams take more than one message.
+const REFLECTION: &str = "/grpc.reflection.";
 
 /// The most bytes of one call's metadata, counted as HTTP/2 counts a header list.
 const MAX_METADATA_BYTES: usize = 16 << 10;
@@ -52,18 +64,19 @@ pub struct Admission<S> {
 }
 
 /// A place among the calls in flight, given back when the call ends or is dropped.
-struct Place(Arc<Gate>);
+#[derive(Debug)]
+pub struct Place(Arc<Gate>);
 
 pin_project! {
     /// A call that was admitted, or refused at once.
     #[project = AdmissionProj]
     #[allow(missing_docs, reason = "the fields are nobody else's business")]
-    pub enum AdmissionFuture<F> {
+    pub enum AdmissionFuture<F, P> {
         /// Runs. The place is kept until the response's head: the bodies of unary answers are at hand by then.
         Admitted {
             #[pin]
             inner: F,
-            place: Option<Place>,
+            place: Option<P>,
         },
         /// Turned away.
         Refused { response: Option<HttpResponse> },
@@ -144,7 +157,7 @@ impl<S> Layer<S> for AdmissionLayer {
 impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for Admission<S> {
     type Response = HttpResponse;
     type Error = S::Error;
-    type Future = AdmissionFuture<S::Future>;
+    type Future = AdmissionFuture<S::Future, Place>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -154,24 +167,29 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
         if let Some(response) = not_grpc(&request) {
             return AdmissionFuture::Refused { response: Some(response) };
         }
+        let Some(info) = request.extensions().get::<CallInfo>().cloned() else {
+            // Observe is always outside: without it nobody would know of the call.
+            return AdmissionFuture::Refused { response: None };
+        };
+        let refused = |error| AdmissionFuture::Refused { response: Some(refuse(error, &info)) };
         if let Some(error) = oversized_metadata(&request) {
-            let info = request.extensions().get::<CallInfo>();
-            return AdmissionFuture::Refused { response: info.map(|info| refuse(error, info)) };
+            return refused(error);
         }
-        if request.uri().path().starts_with(HEALTH) {
-            return AdmissionFuture::Admitted { inner: self.inner.call(request), place: None };
-        }
-        match self.gate.enter() {
+        let path = request.uri().path();
+        let place = if path.starts_with(HEALTH) { Ok(None) } else { self.gate.enter().map(Some) };
+        match place {
             Ok(place) => {
-                AdmissionFuture::Admitted { inner: self.inner.call(request), place: Some(place) }
+                let is_whole_at_once = !path.starts_with(REFLECTION);
+                let request = if is_whole_at_once { request.map(arriving) } else { request };
+                AdmissionFuture::Admitted { inner: self.inner.call(request), place }
             }
-            Err(error) => {
-                let info = request.extensions().get::<CallInfo>();
-                let response = info.map(|info| refuse(error, info));
-                AdmissionFuture::Refused { response }
-            }
+            Err(error) => refused(error),
         }
     }
+}
+
+fn arriving(body: Body) -> Body {
+    Body::new(Arriving::new(body))
 }
 
 /// What is not a gRPC call at all gets the HTTP status that the gRPC protocol asks for.
@@ -186,7 +204,7 @@ fn not_grpc(request: &HttpRequest) -> Option<HttpResponse> {
     } else {
         return None;
     };
-    let mut response = HttpResponse::new(tonic::body::Body::empty());
+    let mut response = HttpResponse::new(Body::empty());
     *response.status_mut() = status;
     Some(response)
 }
@@ -203,7 +221,7 @@ fn oversized_metadata(request: &HttpRequest) -> Option<Error> {
 
 // === impl AdmissionFuture ===
 
-impl<F, E> Future for AdmissionFuture<F>
+impl<F, E, P> Future for AdmissionFuture<F, P>
 where
     F: Future<Output = Result<HttpResponse, E>>,
 {
