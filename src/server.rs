@@ -131,7 +131,8 @@ pub async fn serve(
     status: ServerStatus,
 ) -> Drained {
     let limits = parts.limits.clone();
-    let gate = Arc::new(Gate::new(limits.max_in_flight));
+    // As many streams as connections, so that each may watch.
+    let gate = Arc::new(Gate::new(limits.max_in_flight, limits.max_connections));
     let operations = TaskTracker::new();
     let (routes, health) = routes(&parts, &operations).await;
     let limiter = RateLimitLayer::open(&parts.rate_limits);

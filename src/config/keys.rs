@@ -269,7 +269,8 @@ const CONNECTIONS: &[Key] = &[
         takes: Takes::Number("connections", 1, 1_000_000),
         default: "10000",
         only_with: None,
-        doc: "How many gRPC connections may be open at once. More wait to be accepted.",
+        doc: "How many gRPC connections may be open at once. More wait to be accepted. As many \
+              streams, such as Health.Watch, may be open on all of them together.",
     },
     Key {
         name: "max_concurrent_streams",

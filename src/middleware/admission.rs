@@ -4,7 +4,8 @@
 //! A place is taken before the request has come, so its body has a bound of its own ([`arrival`]), and one caller may
 //! hold but a share of the places ([`share`]).
 //!
-//! Health checks always pass, or an overloaded server would look dead.
+//! Health checks always pass, or an overloaded server would look dead. What stays open, `Health.Watch` and reflection,
+//! has bounds of its own, since nobody needs a credential to watch.
 
 use std::{
     pin::Pin,
@@ -13,11 +14,13 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Method, header::CONTENT_TYPE};
+use http_body_util::BodyExt as _;
 use pin_project_lite::pin_project;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -37,6 +40,13 @@ mod tests;
 const HEALTH: &str = "/grpc.health.v1.Health/";
 /// Its streams take more than one message.
 const REFLECTION: &str = "/grpc.reflection.";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+/// How many streams one connection may have open: each name that health knows can be watched.
+const STREAMS_OF_CONNECTION: usize = 8;
+
+/// When to try a stream again: nobody knows when another ends.
+const STREAM_WAIT: Duration = Duration::from_secs(1);
 
 /// The most bytes of one call's metadata, counted as HTTP/2 counts a header list.
 const MAX_METADATA_BYTES: usize = 16 << 10;
@@ -46,9 +56,17 @@ const MAX_METADATA_BYTES: usize = 16 << 10;
 pub struct Gate {
     in_flight: AtomicUsize,
     max_in_flight: usize,
+    streams: Arc<Semaphore>,
     draining: AtomicBool,
     left: Notify,
 }
+
+/// In the extensions of a request: the streams that its connection may still open.
+#[derive(Clone, Debug)]
+pub struct Streams(Arc<Semaphore>);
+
+/// A stream's places, of all and of its connection, given back when its body is dropped.
+type Open = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// Admits calls.
 #[derive(Clone, Debug)]
@@ -77,6 +95,7 @@ pin_project! {
             #[pin]
             inner: F,
             place: Option<P>,
+            stream: Option<Open>,
         },
         /// Turned away.
         Refused { response: Option<HttpResponse> },
@@ -86,11 +105,12 @@ pin_project! {
 // === impl Gate ===
 
 impl Gate {
-    /// Takes at most `max_in_flight` calls at a time.
-    pub fn new(max_in_flight: usize) -> Self {
+    /// Takes at most `max_in_flight` calls at a time, and leaves `max_streams` streams open.
+    pub fn new(max_in_flight: usize, max_streams: usize) -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
             max_in_flight,
+            streams: Arc::new(Semaphore::new(max_streams)),
             draining: AtomicBool::new(false),
             left: Notify::new(),
         }
@@ -124,6 +144,27 @@ impl Gate {
             return Err(Error::new(Reason::Overloaded, message));
         }
         Ok(place)
+    }
+
+    fn open(&self, connection: Option<&Streams>) -> Result<Open, Error> {
+        let of_connection =
+            connection.map(|Streams(left)| left.clone().try_acquire_owned()).transpose();
+        let of_all = self.streams.clone().try_acquire_owned();
+        let (Ok(of_connection), Ok(of_all)) = (of_connection, of_all) else {
+            let text = format!(
+                "as many streams are open as may be, here or on this connection ({STREAMS_OF_CONNECTION})"
+            );
+            let quota = ("streams".to_owned(), text.clone());
+            return Err(Error::exhausted(Reason::RateLimited, text, STREAM_WAIT, quota));
+        };
+        Ok((of_all, of_connection))
+    }
+}
+
+impl Default for Streams {
+    /// Of a connection that has none yet.
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(STREAMS_OF_CONNECTION)))
     }
 }
 
@@ -176,14 +217,19 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             return refused(error);
         }
         let path = request.uri().path();
+        let is_reflection = path.starts_with(REFLECTION);
+        let stream = if is_reflection || path == WATCH {
+            self.gate.open(request.extensions().get::<Streams>()).map(Some)
+        } else {
+            Ok(None)
+        };
         let place = if path.starts_with(HEALTH) { Ok(None) } else { self.gate.enter().map(Some) };
-        match place {
-            Ok(place) => {
-                let is_whole_at_once = !path.starts_with(REFLECTION);
-                let request = if is_whole_at_once { request.map(arriving) } else { request };
-                AdmissionFuture::Admitted { inner: self.inner.call(request), place }
+        match (place, stream) {
+            (Ok(place), Ok(stream)) => {
+                let request = if is_reflection { request } else { request.map(arriving) };
+                AdmissionFuture::Admitted { inner: self.inner.call(request), place, stream }
             }
-            Err(error) => refused(error),
+            (Err(error), _) | (_, Err(error)) => refused(error),
         }
     }
 }
@@ -229,10 +275,19 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            AdmissionProj::Admitted { inner, place } => {
-                let polled = inner.poll(cx);
+            AdmissionProj::Admitted { inner, place, stream } => {
+                let mut polled = inner.poll(cx);
                 if polled.is_ready() {
                     drop(place.take());
+                }
+                if let Poll::Ready(Ok(response)) = &mut polled
+                    && let Some(open) = stream.take()
+                {
+                    let body = std::mem::take(response.body_mut());
+                    *response.body_mut() = Body::new(body.map_frame(move |frame| {
+                        let _until_it_is_dropped = &open;
+                        frame
+                    }));
                 }
                 polled
             }

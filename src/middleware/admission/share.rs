@@ -88,7 +88,9 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
         let caller = request.extensions().get::<Arc<Principal>>();
         let caller = caller.filter(|caller| caller.method != Method::Local);
         match caller.map(|caller| self.shares.take(caller.id())).transpose() {
-            Ok(place) => AdmissionFuture::Admitted { inner: self.inner.call(request), place },
+            Ok(place) => {
+                AdmissionFuture::Admitted { inner: self.inner.call(request), place, stream: None }
+            }
             Err(error) => {
                 let is_change = methods::is_change(request.uri().path());
                 self.metrics.limited("in_flight", if is_change { "mutate" } else { "read" });

@@ -71,7 +71,7 @@ fn refused(code: Code, reason: &str) -> (Code, String) {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_does_not_come_loses_its_place() {
-    let gate = Arc::new(Gate::new(2));
+    let gate = Arc::new(Gate::new(2, 0));
     let begin = Instant::now();
     let (_silent, nothing) = body();
     let (dripping, drops) = body();
@@ -92,6 +92,45 @@ async fn a_request_that_does_not_come_loses_its_place() {
     }
     gate.idle().await;
     assert_eq!(call(&gate, request(REVOKE, Body::empty())).await.unwrap().0, Code::Ok);
+}
+
+#[tokio::test]
+async fn streams_have_places_of_their_own() {
+    let gate = Arc::new(Gate::new(100, STREAMS_OF_CONNECTION + 2));
+    let open = async |connection: &Streams, path| {
+        let mut request = request(path, Body::empty());
+        request.extensions_mut().insert(connection.clone());
+        let inner = service_fn(async |_: HttpRequest| {
+            let (_, body) = body();
+            Ok::<_, Infallible>(HttpResponse::new(body))
+        });
+        let layer = AdmissionLayer::new(gate.clone());
+        let response = layer.layer(inner).oneshot(request).await.unwrap();
+        (answer(&response), response)
+    };
+    let over = refused(Code::ResourceExhausted, "RATE_LIMITED");
+    let (first, second) = (Streams::default(), Streams::default());
+    let mut streams = Vec::new();
+    for number in 0..STREAMS_OF_CONNECTION {
+        let path =
+            if number % 2 == 0 { WATCH } else { "/grpc.reflection.v1.ServerReflection/Info" };
+        let (answered, stream) = open(&first, path).await;
+        assert_eq!(answered.0, Code::Ok);
+        streams.push(stream);
+    }
+    assert_eq!(open(&first, WATCH).await.0, over);
+    // They are in nobody's way: checks, calls, another connection's streams, as far as there are places.
+    assert_eq!(open(&first, "/grpc.health.v1.Health/Check").await.0.0, Code::Ok);
+    assert_eq!(open(&first, REVOKE).await.0.0, Code::Ok);
+    for _ in 0..2 {
+        let (answered, stream) = open(&second, WATCH).await;
+        assert_eq!(answered.0, Code::Ok);
+        streams.push(stream);
+    }
+    assert_eq!(open(&second, WATCH).await.0, over);
+    streams.remove(0);
+    assert_eq!(open(&second, WATCH).await.0.0, Code::Ok);
+    assert_eq!(open(&first, WATCH).await.0.0, Code::Ok);
 }
 
 #[tokio::test]
