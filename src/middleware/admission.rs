@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -21,6 +21,7 @@ use http::{Method, header::CONTENT_TYPE};
 use http_body_util::BodyExt as _;
 use pin_project_lite::pin_project;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -48,6 +49,8 @@ const STREAMS_OF_CONNECTION: usize = 8;
 /// When to try a stream again: nobody knows when another ends.
 const STREAM_WAIT: Duration = Duration::from_secs(1);
 
+const DRAINING: &str = "this server is shutting down; call another";
+
 /// The most bytes of one call's metadata, counted as HTTP/2 counts a header list.
 const MAX_METADATA_BYTES: usize = 16 << 10;
 
@@ -57,7 +60,7 @@ pub struct Gate {
     in_flight: AtomicUsize,
     max_in_flight: usize,
     streams: Arc<Semaphore>,
-    draining: AtomicBool,
+    draining: CancellationToken,
     left: Notify,
 }
 
@@ -111,14 +114,15 @@ impl Gate {
             in_flight: AtomicUsize::new(0),
             max_in_flight,
             streams: Arc::new(Semaphore::new(max_streams)),
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
             left: Notify::new(),
         }
     }
 
-    /// From here on new calls are turned away.
+    /// From here on new calls are turned away, and those whose request has not come yet: they are not in work, and it
+    /// may never come.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.cancel();
     }
 
     /// Waits until no call is in flight.
@@ -133,8 +137,8 @@ impl Gate {
     }
 
     fn enter(self: &Arc<Self>) -> Result<Place, Error> {
-        if self.draining.load(Ordering::Acquire) {
-            return Err(Error::new(Reason::Draining, "this server is shutting down; call another"));
+        if self.draining.is_cancelled() {
+            return Err(Error::new(Reason::Draining, DRAINING));
         }
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         let place = Place(self.clone());
@@ -226,16 +230,13 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
         let place = if path.starts_with(HEALTH) { Ok(None) } else { self.gate.enter().map(Some) };
         match (place, stream) {
             (Ok(place), Ok(stream)) => {
+                let arriving = |body| Body::new(Arriving::new(body, &self.gate.draining));
                 let request = if is_reflection { request } else { request.map(arriving) };
                 AdmissionFuture::Admitted { inner: self.inner.call(request), place, stream }
             }
             (Err(error), _) | (_, Err(error)) => refused(error),
         }
     }
-}
-
-fn arriving(body: Body) -> Body {
-    Body::new(Arriving::new(body))
 }
 
 /// What is not a gRPC call at all gets the HTTP status that the gRPC protocol asks for.

@@ -11,8 +11,10 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body};
 
+use super::DRAINING;
 use crate::{api::status::Cut, error::Reason};
 
 /// How long a request may take to come, as long as other beginnings of a client. A deadline does not do for it: its
@@ -22,6 +24,8 @@ pub const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 const LATE: Cut =
     Cut(Reason::DeadlineExceeded, "the request had not come after ten seconds; nothing was sent");
 
+const UNFINISHED: Cut = Cut(Reason::Draining, DRAINING);
+
 pin_project! {
     /// See the module.
     pub struct Arriving {
@@ -29,13 +33,16 @@ pin_project! {
         inner: Body,
         #[pin]
         late: Sleep,
+        #[pin]
+        draining: WaitForCancellationFutureOwned,
     }
 }
 
 impl Arriving {
-    /// From now on.
-    pub fn new(inner: Body) -> Self {
-        Self { inner, late: sleep(ARRIVAL_TIMEOUT) }
+    /// From now on, and at most until `draining`.
+    pub fn new(inner: Body, draining: &CancellationToken) -> Self {
+        let draining = draining.clone().cancelled_owned();
+        Self { inner, late: sleep(ARRIVAL_TIMEOUT), draining }
     }
 }
 
@@ -50,10 +57,15 @@ impl HttpBody for Arriving {
         let this = self.project();
         let polled = this.inner.poll_frame(cx);
         // What is here is never late, but one byte at a time would come for ever.
-        if polled.is_pending() && this.late.poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(LATE.into())));
+        if polled.is_ready() {
+            polled
+        } else if this.draining.poll(cx).is_ready() {
+            Poll::Ready(Some(Err(UNFINISHED.into())))
+        } else if this.late.poll(cx).is_ready() {
+            Poll::Ready(Some(Err(LATE.into())))
+        } else {
+            Poll::Pending
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -94,6 +94,19 @@ async fn a_request_that_does_not_come_loses_its_place() {
     assert_eq!(call(&gate, request(REVOKE, Body::empty())).await.unwrap().0, Code::Ok);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_requests_to_come() {
+    let gate = Arc::new(Gate::new(2, 0));
+    let begin = Instant::now();
+    let (_silent, nothing) = body();
+    let unfinished = call(&gate, request(REVOKE, nothing));
+    tokio::task::yield_now().await;
+    gate.drain();
+    gate.idle().await;
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    assert_eq!(unfinished.await.unwrap(), refused(Code::Unavailable, "DRAINING"));
+}
+
 #[tokio::test]
 async fn streams_have_places_of_their_own() {
     let gate = Arc::new(Gate::new(100, STREAMS_OF_CONNECTION + 2));
