@@ -1,5 +1,5 @@
-//! A request's body, until all of it has come. Only then does a unary method begin, so that whoever is cut off here was
-//! not served at all.
+//! A request's body, until all of it has come, and that it is one message. Only then does a unary method begin, so that
+//! whoever is cut off here was not served at all.
 
 use std::{
     pin::Pin,
@@ -26,6 +26,20 @@ const LATE: Cut =
 
 const UNFINISHED: Cut = Cut(Reason::Draining, DRAINING);
 
+/// UNIMPLEMENTED is what gRPC's table of status codes says of it. tonic would do the first and say nothing of the others.
+const SEVERAL: Cut =
+    Cut(Reason::Unimplemented, "the request has several messages; this method takes one");
+
+/// What a message is led by: whether it is compressed, and its length.
+const PREFIX: u64 = 5;
+
+/// How much came of what should be one message.
+#[derive(Debug, Default)]
+struct Message {
+    came: u64,
+    length: u32,
+}
+
 pin_project! {
     /// See the module.
     pub struct Arriving {
@@ -35,6 +49,7 @@ pin_project! {
         late: Sleep,
         #[pin]
         draining: WaitForCancellationFutureOwned,
+        message: Message,
     }
 }
 
@@ -42,7 +57,19 @@ impl Arriving {
     /// From now on, and at most until `draining`.
     pub fn new(inner: Body, draining: &CancellationToken) -> Self {
         let draining = draining.clone().cancelled_owned();
-        Self { inner, late: sleep(ARRIVAL_TIMEOUT), draining }
+        Self { inner, late: sleep(ARRIVAL_TIMEOUT), draining, message: Message::default() }
+    }
+}
+
+impl Message {
+    /// Whether these bytes are of the same message as those before.
+    fn goes_on(&mut self, bytes: &[u8]) -> bool {
+        for (_, byte) in (self.came..PREFIX).zip(bytes) {
+            // The flag, which is first, is shifted out.
+            self.length = self.length << 8 | u32::from(*byte);
+        }
+        self.came = self.came.saturating_add(bytes.len() as u64);
+        self.came <= PREFIX || self.came - PREFIX <= u64::from(self.length)
     }
 }
 
@@ -56,6 +83,12 @@ impl HttpBody for Arriving {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.project();
         let polled = this.inner.poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(bytes) = frame.data_ref()
+            && !this.message.goes_on(bytes)
+        {
+            return Poll::Ready(Some(Err(SEVERAL.into())));
+        }
         // What is here is never late, but one byte at a time would come for ever.
         if polled.is_ready() {
             polled

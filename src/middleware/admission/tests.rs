@@ -95,6 +95,28 @@ async fn a_request_that_does_not_come_loses_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_is_one_message() {
+    let gate = Arc::new(Gate::new(1, 0));
+    let one = [&[1, 0, 0, 1, 2][..], &[0; 258]].concat();
+    let several = refused(Code::Unimplemented, "UNIMPLEMENTED");
+    // However it is cut into frames, and whatever follows.
+    for size in [1, 2, 5, 6, 262, 263, 264, 999] {
+        for (rest, expected) in
+            [(&[][..], &refused(Code::Ok, "")), (&[0], &several), (&one, &several)]
+        {
+            let (sender, body) = body();
+            let answered = call(&gate, request(REVOKE, body));
+            for bytes in [&one, rest].concat().chunks(size) {
+                // Nobody reads on behind the end of the first.
+                let _ = sender.send(Ok(Frame::data(Bytes::copy_from_slice(bytes)))).await;
+            }
+            drop(sender);
+            assert_eq!(answered.await.unwrap(), *expected, "{size}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_does_not_wait_for_requests_to_come() {
     let gate = Arc::new(Gate::new(2, 0));
     let begin = Instant::now();
