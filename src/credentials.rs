@@ -208,11 +208,17 @@ impl Authenticator {
             Step::Done(done) => Checked::Now(done.map(Arc::new)),
             // At most one fetch is under way for an issuer, and at most one begins per interval: many calls with
             // unknown key ids wait for the same one, or are refused.
-            Step::Refresh(refused) => match issuer.refresh() {
-                None => Checked::Now(Err(refused)),
-                Some(fetched) => {
+            Step::Refresh(refused) => match (issuer.refresh(), issuer.wait()) {
+                (None, _) => Checked::Now(Err(refused)),
+                // It may be good: nobody looked.
+                (Some(_), None) => {
+                    let cause = "as many calls as may wait for the issuer's keys".to_owned();
+                    Checked::Now(Err(Refused::Unverifiable(cause)))
+                }
+                (Some(fetched), Some(place)) => {
                     let issuer = issuer.clone();
                     Checked::Later(Box::pin(async move {
+                        let _until_it_is_known = place;
                         fetched.await;
                         match issuer.verify(&token, now) {
                             Step::Done(done) => done.map(Arc::new),

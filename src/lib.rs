@@ -5,7 +5,8 @@
 //! ```text
 //! main ─ cli ─ server      flags, config, listener, connections, drain
 //!               │
-//!   middleware  │ json → web → observe → deadline → admission → authenticate → rate limit → conform
+//!   middleware  │ json → web → observe → deadline → admission → authenticate → rate limit → share
+//!               │ → conform
 //!               │
 //!          api  │ decode: protobuf → Call          encode: Outcome → protobuf, Error → status
 //!               │

@@ -1,5 +1,5 @@
 //! What every call passes. HTTP level, outermost first: [`json`], [`web`], [`observe`], [`deadline`], [`admission`],
-//! [`authenticate`], [`rate_limit`], [`conform`]. Typed level, below decoding: [`detach`], [`idempotency`].
+//! [`authenticate`], [`rate_limit`], [`admission::share`], [`conform`]. Typed level, below decoding: [`detach`], [`idempotency`].
 //!
 //! A layer that refuses answers the refusal itself, as a gRPC status, so that the layers outside see an ordinary
 //! response. `server.rs` alone puts them together.

@@ -43,7 +43,7 @@ use crate::{
     credentials::Authenticator,
     middleware::{
         HttpRequest, HttpResponse,
-        admission::{AdmissionLayer, Gate},
+        admission::{AdmissionLayer, Gate, share::ShareLayer},
         authenticate::AuthenticateLayer,
         conform::ConformLayer,
         deadline::DeadlineLayer,
@@ -134,7 +134,8 @@ pub async fn serve(
     status: ServerStatus,
 ) -> Drained {
     let limits = parts.limits.clone();
-    let gate = Arc::new(Gate::new(limits.max_in_flight));
+    // As many streams as connections, so that each may watch.
+    let gate = Arc::new(Gate::new(limits.max_in_flight, limits.max_connections));
     let operations = TaskTracker::new();
     let (routes, health) = routes(&parts, &operations).await;
     let limiter = RateLimitLayer::open(&parts.rate_limits);
@@ -237,6 +238,8 @@ fn path(
         .layer(AuthenticateLayer::new(parts.authenticator.clone(), parts.metrics.clone()))
         // Right inside authentication, because it needs the caller.
         .layer(rate_limit)
+        // Inside the rate limit, so that whoever tries without end is limited by that.
+        .layer(ShareLayer::new(limits.max_in_flight, parts.metrics.clone()))
         // Next to tonic, whose own errors it gives our form.
         .layer(ConformLayer)
         .service(routes.prepare());

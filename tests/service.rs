@@ -5,6 +5,8 @@
 #[path = "service/support.rs"]
 mod support;
 
+#[path = "service/admission.rs"]
+mod admission;
 #[path = "service/contract.rs"]
 mod contract;
 #[path = "service/drain.rs"]

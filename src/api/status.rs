@@ -50,6 +50,27 @@ impl fmt::Display for Logged {
 
 impl std::error::Error for Logged {}
 
+/// Why a request's body was cut off. It rides as the source of the status that the body ends with: on its way through
+/// tonic such a status loses what it says itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut(pub Reason, pub &'static str);
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.1)
+    }
+}
+
+impl std::error::Error for Cut {}
+
+impl From<Cut> for Status {
+    fn from(cut: Cut) -> Self {
+        let mut status = Self::new(code(cut.0.code()), cut.1);
+        status.set_source(std::sync::Arc::new(cut));
+        status
+    }
+}
+
 /// The status of an error.
 pub fn encode(error: Error, request_id: &str) -> Status {
     let code = code(error.reason.code());
@@ -140,9 +161,12 @@ fn first_reason(status: &pb::Status) -> Option<String> {
 pub fn dress(status: &Status, request_id: &str) -> Status {
     let text = status.message();
     // Bodies between us and tonic wrap the errors of those inside.
-    let mut causes = std::iter::successors(std::error::Error::source(status), |e| e.source());
-    if let Some(Unreadable(wrong)) = causes.find_map(|cause| cause.downcast_ref()) {
+    let causes = || std::iter::successors(std::error::Error::source(status), |e| e.source());
+    if let Some(Unreadable(wrong)) = causes().find_map(|cause| cause.downcast_ref()) {
         return encode(Error::invalid(wrong.clone()), request_id);
+    }
+    if let Some(Cut(reason, text)) = causes().find_map(|cause| cause.downcast_ref()) {
+        return encode(Error::new(*reason, *text), request_id);
     }
     let error = match status.code() {
         Code::Unimplemented if text.is_empty() => {

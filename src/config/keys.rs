@@ -239,7 +239,8 @@ const CALLS: &[Key] = &[
         takes: Takes::Number("calls", 1, 1_000_000),
         default: "1024",
         only_with: None,
-        doc: "How many calls may be in work at once. More are refused with UNAVAILABLE.",
+        doc: "How many calls may be in work at once. More are refused with UNAVAILABLE, and more \
+              than half of one caller with RESOURCE_EXHAUSTED.",
     },
     Key {
         name: "max_request_bytes",
@@ -273,7 +274,8 @@ const CONNECTIONS: &[Key] = &[
         takes: Takes::Number("connections", 1, 1_000_000),
         default: "10000",
         only_with: None,
-        doc: "How many gRPC connections may be open at once. More wait to be accepted.",
+        doc: "How many gRPC connections may be open at once. More wait to be accepted. As many \
+              streams, such as Health.Watch, may be open on all of them together.",
     },
     Key {
         name: "max_concurrent_streams",

@@ -8,6 +8,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::{Map, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     config::{IssuerConfig, JwtAlgorithm},
@@ -58,7 +59,12 @@ fn is_there<'de, D: Deserializer<'de>>(member: D) -> Result<bool, D::Error> {
 pub struct Issuer {
     config: Arc<IssuerConfig>,
     keys: Arc<KeySource>,
+    waiting: Arc<Semaphore>,
 }
+
+/// How many calls may wait for one issuer's keys. Each holds a place among the calls in flight, and anybody can name a
+/// key that is not there: they are to be few beside `max_in_flight`.
+pub const MAX_WAITING: usize = 32;
 
 /// How far verifying came.
 #[derive(Debug)]
@@ -120,7 +126,7 @@ impl Token {
 impl Issuer {
     /// With its keys.
     pub fn new(config: IssuerConfig, keys: Arc<KeySource>) -> Self {
-        Self { config: Arc::new(config), keys }
+        Self { config: Arc::new(config), keys, waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
     }
 
     /// What it is called.
@@ -141,6 +147,11 @@ impl Issuer {
     /// Fetches the keys, if that can help and is due. The future ends when they are there or cannot be had.
     pub fn refresh(&self) -> Option<BoxFuture<()>> {
         self.keys.refresh()
+    }
+
+    /// A place among those who wait for the keys, kept while it waits. None: there are as many as may.
+    pub fn wait(&self) -> Option<OwnedSemaphorePermit> {
+        self.waiting.clone().try_acquire_owned().ok()
     }
 
     /// Reads a key file anew, if it is then `still` the same; has a URL's keys fetched.

@@ -1,21 +1,28 @@
 //! Middleware that bounds the calls in flight and turns new ones away while the server drains. It refuses rather than
 //! queues: a caller that is told at once can go to another replica.
 //!
-//! Health checks always pass, or an overloaded server would look dead.
+//! A place is taken before the request has come, so its body has a bound of its own ([`arrival`]), and one caller may
+//! hold but a share of the places ([`share`]).
+//!
+//! Health checks always pass, or an overloaded server would look dead. What stays open, `Health.Watch` and reflection,
+//! has bounds of its own, since nobody needs a credential to watch.
 
 use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Method, header::CONTENT_TYPE};
+use http_body_util::BodyExt as _;
 use pin_project_lite::pin_project;
-use tokio::sync::Notify;
-use tonic::Status;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{HttpRequest, HttpResponse, OverHttp1, refuse};
@@ -24,7 +31,25 @@ use crate::{
     error::{Error, Reason},
 };
 
+use self::arrival::Arriving;
+
+mod arrival;
+pub mod share;
+#[cfg(test)]
+mod tests;
+
 const HEALTH: &str = "/grpc.health.v1.Health/";
+/// Its streams take more than one message.
+const REFLECTION: &str = "/grpc.reflection.";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+/// How many streams one connection may have open: each name that health knows can be watched.
+const STREAMS_OF_CONNECTION: usize = 8;
+
+/// When to try a stream again: nobody knows when another ends.
+const STREAM_WAIT: Duration = Duration::from_secs(1);
+
+const DRAINING: &str = "this server is shutting down; call another";
 
 /// The most bytes of one call's metadata, counted as HTTP/2 counts a header list.
 const MAX_METADATA_BYTES: usize = 16 << 10;
@@ -34,9 +59,17 @@ const MAX_METADATA_BYTES: usize = 16 << 10;
 pub struct Gate {
     in_flight: AtomicUsize,
     max_in_flight: usize,
-    draining: AtomicBool,
+    streams: Arc<Semaphore>,
+    draining: CancellationToken,
     left: Notify,
 }
+
+/// In the extensions of a request: the streams that its connection may still open.
+#[derive(Clone, Debug)]
+pub struct Streams(Arc<Semaphore>);
+
+/// A stream's places, of all and of its connection, given back when its body is dropped.
+type Open = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// Admits calls.
 #[derive(Clone, Debug)]
@@ -52,18 +85,20 @@ pub struct Admission<S> {
 }
 
 /// A place among the calls in flight, given back when the call ends or is dropped.
-struct Place(Arc<Gate>);
+#[derive(Debug)]
+pub struct Place(Arc<Gate>);
 
 pin_project! {
     /// A call that was admitted, or refused at once.
     #[project = AdmissionProj]
     #[allow(missing_docs, reason = "the fields are nobody else's business")]
-    pub enum AdmissionFuture<F> {
+    pub enum AdmissionFuture<F, P> {
         /// Runs. The place is kept until the response's head: the bodies of unary answers are at hand by then.
         Admitted {
             #[pin]
             inner: F,
-            place: Option<Place>,
+            place: Option<P>,
+            stream: Option<Open>,
         },
         /// Turned away.
         Refused { response: Option<HttpResponse> },
@@ -73,19 +108,21 @@ pin_project! {
 // === impl Gate ===
 
 impl Gate {
-    /// Takes at most `max_in_flight` calls at a time.
-    pub fn new(max_in_flight: usize) -> Self {
+    /// Takes at most `max_in_flight` calls at a time, and leaves `max_streams` streams open.
+    pub fn new(max_in_flight: usize, max_streams: usize) -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
             max_in_flight,
-            draining: AtomicBool::new(false),
+            streams: Arc::new(Semaphore::new(max_streams)),
+            draining: CancellationToken::new(),
             left: Notify::new(),
         }
     }
 
-    /// From here on new calls are turned away.
+    /// From here on new calls are turned away, and those whose request has not come yet: they are not in work, and it
+    /// may never come.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.cancel();
     }
 
     /// Waits until no call is in flight.
@@ -100,8 +137,8 @@ impl Gate {
     }
 
     fn enter(self: &Arc<Self>) -> Result<Place, Error> {
-        if self.draining.load(Ordering::Acquire) {
-            return Err(Error::new(Reason::Draining, "this server is shutting down; call another"));
+        if self.draining.is_cancelled() {
+            return Err(Error::new(Reason::Draining, DRAINING));
         }
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         let place = Place(self.clone());
@@ -111,6 +148,27 @@ impl Gate {
             return Err(Error::new(Reason::Overloaded, message));
         }
         Ok(place)
+    }
+
+    fn open(&self, connection: Option<&Streams>) -> Result<Open, Error> {
+        let of_connection =
+            connection.map(|Streams(left)| left.clone().try_acquire_owned()).transpose();
+        let of_all = self.streams.clone().try_acquire_owned();
+        let (Ok(of_connection), Ok(of_all)) = (of_connection, of_all) else {
+            let text = format!(
+                "as many streams are open as may be, here or on this connection ({STREAMS_OF_CONNECTION})"
+            );
+            let quota = ("streams".to_owned(), text.clone());
+            return Err(Error::exhausted(Reason::RateLimited, text, STREAM_WAIT, quota));
+        };
+        Ok((of_all, of_connection))
+    }
+}
+
+impl Default for Streams {
+    /// Of a connection that has none yet.
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(STREAMS_OF_CONNECTION)))
     }
 }
 
@@ -144,7 +202,7 @@ impl<S> Layer<S> for AdmissionLayer {
 impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for Admission<S> {
     type Response = HttpResponse;
     type Error = S::Error;
-    type Future = AdmissionFuture<S::Future>;
+    type Future = AdmissionFuture<S::Future, Place>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -154,22 +212,29 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
         if let Some(response) = not_grpc(&request) {
             return AdmissionFuture::Refused { response: Some(response) };
         }
+        let Some(info) = request.extensions().get::<CallInfo>().cloned() else {
+            // Observe is always outside: without it nobody would know of the call.
+            return AdmissionFuture::Refused { response: None };
+        };
+        let refused = |error| AdmissionFuture::Refused { response: Some(refuse(error, &info)) };
         if let Some(error) = oversized_metadata(&request) {
-            let info = request.extensions().get::<CallInfo>();
-            return AdmissionFuture::Refused { response: info.map(|info| refuse(error, info)) };
+            return refused(error);
         }
-        if request.uri().path().starts_with(HEALTH) {
-            return AdmissionFuture::Admitted { inner: self.inner.call(request), place: None };
-        }
-        match self.gate.enter() {
-            Ok(place) => {
-                AdmissionFuture::Admitted { inner: self.inner.call(request), place: Some(place) }
+        let path = request.uri().path();
+        let is_reflection = path.starts_with(REFLECTION);
+        let stream = if is_reflection || path == WATCH {
+            self.gate.open(request.extensions().get::<Streams>()).map(Some)
+        } else {
+            Ok(None)
+        };
+        let place = if path.starts_with(HEALTH) { Ok(None) } else { self.gate.enter().map(Some) };
+        match (place, stream) {
+            (Ok(place), Ok(stream)) => {
+                let arriving = |body| Body::new(Arriving::new(body, &self.gate.draining));
+                let request = if is_reflection { request } else { request.map(arriving) };
+                AdmissionFuture::Admitted { inner: self.inner.call(request), place, stream }
             }
-            Err(error) => {
-                let info = request.extensions().get::<CallInfo>();
-                let response = info.map(|info| refuse(error, info));
-                AdmissionFuture::Refused { response }
-            }
+            (Err(error), _) | (_, Err(error)) => refused(error),
         }
     }
 }
@@ -186,7 +251,7 @@ fn not_grpc(request: &HttpRequest) -> Option<HttpResponse> {
     } else {
         return None;
     };
-    let mut response = HttpResponse::new(tonic::body::Body::empty());
+    let mut response = HttpResponse::new(Body::empty());
     *response.status_mut() = status;
     Some(response)
 }
@@ -203,7 +268,7 @@ fn oversized_metadata(request: &HttpRequest) -> Option<Error> {
 
 // === impl AdmissionFuture ===
 
-impl<F, E> Future for AdmissionFuture<F>
+impl<F, E, P> Future for AdmissionFuture<F, P>
 where
     F: Future<Output = Result<HttpResponse, E>>,
 {
@@ -211,10 +276,19 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            AdmissionProj::Admitted { inner, place } => {
-                let polled = inner.poll(cx);
+            AdmissionProj::Admitted { inner, place, stream } => {
+                let mut polled = inner.poll(cx);
                 if polled.is_ready() {
                     drop(place.take());
+                }
+                if let Poll::Ready(Ok(response)) = &mut polled
+                    && let Some(open) = stream.take()
+                {
+                    let body = std::mem::take(response.body_mut());
+                    *response.body_mut() = Body::new(body.map_frame(move |frame| {
+                        let _until_it_is_dropped = &open;
+                        frame
+                    }));
                 }
                 polled
             }

@@ -111,15 +111,15 @@ fn margin(timeout: Duration) -> Duration {
 
 /// The `grpc-timeout` header: up to eight digits and a unit, as the gRPC protocol has it.
 fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Violation> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let mut values = headers.get_all("grpc-timeout").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let bad = |text| Violation::new("metadata.grpc-timeout", "InvalidParameterValue", text);
+    if values.next().is_some() {
+        return Err(bad("It may be given once."));
+    }
     let parsed = value.to_str().ok().and_then(parse_timeout);
-    parsed.map(Some).ok_or_else(|| {
-        Violation::new(
-            "metadata.grpc-timeout",
-            "InvalidParameterValue",
-            "Expecting one to eight digits and one of the units H, M, S, m, u, n.",
-        )
-    })
+    let expected = "Expecting one to eight digits and one of the units H, M, S, m, u, n.";
+    parsed.map(Some).ok_or_else(|| bad(expected))
 }
 
 fn parse_timeout(text: &str) -> Option<Duration> {

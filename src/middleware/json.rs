@@ -229,6 +229,9 @@ fn fit(headers: &mut HeaderMap) -> Result<(), Unfit> {
     if !matches!(text(&VERSION), None | Some("1")) {
         return Err(Unfit::Header("connect-protocol-version", "Expecting 1."));
     }
+    if headers.get_all(&TIMEOUT).iter().nth(1).is_some() {
+        return Err(Unfit::Header("connect-timeout-ms", "It may be given once."));
+    }
     let Some(timeout) = text(&TIMEOUT) else { return Ok(()) };
     let digits = (1..=10).contains(&timeout.len()) && timeout.bytes().all(|b| b.is_ascii_digit());
     let timeout = timeout.parse().ok().filter(|_| digits).map(grpc_timeout);

@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     config::Limits,
+    middleware::admission::Streams,
     principal::Peer,
     random::Random,
     telemetry::metrics::Metrics,
@@ -198,13 +199,14 @@ impl Serve {
         let Self { http, path, untaken_timeout, lifetime, random, goodbye, abort, .. } = self;
         let standstill = Standstill::default();
         let watch = standstill.clone().watch(START_TIMEOUT, untaken_timeout);
-        let calls = Calls::default();
+        let (calls, streams) = (Calls::default(), Streams::default());
         let over = lifetime.over(calls.clone(), random.bits());
         let told = peer.distrusted.clone();
         async move {
             let io = TokioIo::new(Watched::new(stream, &standstill));
             let path = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
                 request.extensions_mut().insert(peer.clone());
+                request.extensions_mut().insert(streams.clone());
                 let answering = path.clone().oneshot(request.map(Body::new));
                 let (standstill, call) = (standstill.clone(), calls.begin());
                 async move {

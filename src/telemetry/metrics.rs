@@ -162,7 +162,7 @@ impl Metrics {
 
     /// Counters of what is rare have series from the start: their first step would be no increase otherwise.
     fn begin_at_zero(&self) {
-        for limit in ["principal", "failed_authentication"] {
+        for limit in ["principal", "in_flight", "failed_authentication"] {
             for class in ["read", "mutate"] {
                 let of = [KeyValue::new("limit", limit), KeyValue::new("class", class)];
                 self.0.limiter.add(0, &of);

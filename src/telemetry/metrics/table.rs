@@ -99,8 +99,8 @@ pub const LIMITER_REFUSALS: Metric = Metric {
     name: "portcullis.limiter.refusals",
     kind: Counter,
     unit: "{call}",
-    attributes: &[("limit", "`principal`, `failed_authentication`"), CLASS],
-    doc: "Calls refused because their caller, or an address that fails to authenticate, comes too often",
+    attributes: &[("limit", "`principal`, `in_flight`, `failed_authentication`"), CLASS],
+    doc: "Calls refused because their caller, or an address that fails to authenticate, comes too often, or has too many in flight",
 };
 /// `portcullis.pacing.wait`.
 pub const PACING_WAIT: Metric = Metric {
