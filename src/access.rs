@@ -145,10 +145,13 @@ impl Access {
         if !still() {
             return Ok(());
         }
-        for warning in &read.warnings {
-            tracing::warn!(%warning, "policies");
+        // As the first look after a start finds them they are the same: nobody has to be told.
+        if policies.load().differs_from(&read) {
+            for warning in &read.warnings {
+                tracing::warn!(%warning, "policies");
+            }
+            tracing::info!(policies = read.count, dir = %dir.display(), "policies were read again");
         }
-        tracing::info!(policies = read.count, dir = %dir.display(), "policies were read again");
         policies.store(Arc::new(read));
         Ok(())
     }

@@ -268,6 +268,23 @@ impl Config {
         config: Option<&Path>,
         flags: Vec<(&'static str, Vec<String>)>,
     ) -> Result<Self, Vec<Complaint>> {
+        Self::load_and(config, flags, tls::check_files)
+    }
+
+    /// The same while a server runs, which reads TLS's files by itself: one that is being replaced, and does not fit yet, is
+    /// nothing against the rest.
+    pub fn load_again(
+        config: Option<&Path>,
+        flags: Vec<(&'static str, Vec<String>)>,
+    ) -> Result<Self, Vec<Complaint>> {
+        Self::load_and(config, flags, |_, _| {})
+    }
+
+    fn load_and(
+        config: Option<&Path>,
+        flags: Vec<(&'static str, Vec<String>)>,
+        check: impl FnOnce(&mut Reader<'_>, &Self),
+    ) -> Result<Self, Vec<Complaint>> {
         let mut sources = Sources { flags, ..Sources::default() };
         let mut complaints = Vec::new();
         for (name, value) in std::env::vars_os() {
@@ -298,7 +315,7 @@ impl Config {
                 }),
             }
         }
-        let parsed = Self::parse_and(&sources, tls::check_files);
+        let parsed = Self::parse_and(&sources, check);
         if complaints.is_empty() {
             return parsed;
         }

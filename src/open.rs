@@ -165,7 +165,8 @@ async fn open_authenticator(
     settings: Settings,
     clock: Arc<dyn Clock>,
 ) -> Result<Authenticator, String> {
-    let reread = move || match Config::load(settings.config.as_deref(), settings.flags.clone()) {
+    let load = move || Config::load_again(settings.config.as_deref(), settings.flags.clone());
+    let reread = move || match load() {
         // As a file is while it is written anew. What authenticates nobody would not have started as this did.
         Ok(Config { authentication, tls, .. })
             if !authentication.has_credentials() && !tls.names_clients() =>

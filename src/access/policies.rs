@@ -69,6 +69,11 @@ impl fmt::Display for Fault {
 }
 
 impl Policies {
+    /// Whether the others say something else.
+    pub fn differs_from(&self, others: &Self) -> bool {
+        (&self.enforced, &self.with_report_only) != (&others.enforced, &others.with_report_only)
+    }
+
     /// Reads every `*.cedar` file of a directory, in the order of their names. All that is wrong comes back at once.
     pub fn read(dir: &Path) -> Result<Self, Vec<Fault>> {
         let of_dir = |message: String| vec![Fault::of(&dir.display().to_string(), None, message)];
