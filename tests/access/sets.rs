@@ -120,6 +120,8 @@ fn any_rule() -> impl Strategy<Value = (Traffic, rule::Peer)> {
     );
     let peer = select(vec![
         rule::Peer::Ipv4("0.0.0.0/0".parse().unwrap()),
+        rule::Peer::Ipv4("128.0.0.0/1".parse().unwrap()),
+        rule::Peer::Ipv4("172.16.0.0/11".parse().unwrap()),
         rule::Peer::Ipv4("10.1.0.0/16".parse().unwrap()),
         rule::Peer::Ipv6("::/0".parse().unwrap()),
         rule::Peer::Ipv6("2001:db8::/32".parse().unwrap()),
@@ -254,12 +256,17 @@ fn break_glass(asked: &Asked) -> bool {
         || emergency && !SANDBOX.contains(&asked.action)
 }
 
+/// Whatever is not private, so that two halves of the internet are no way around.
 fn to_the_internet(peer: &rule::Peer) -> bool {
-    match peer {
-        rule::Peer::Ipv4(net) => net.prefix_len() == 0,
-        rule::Peer::Ipv6(net) => net.prefix_len() == 0,
-        rule::Peer::PrefixList(_) | rule::Peer::Group(_) => false,
-    }
+    let is_in =
+        |ours: &str, net: ipnet::IpNet| ours.parse::<ipnet::IpNet>().unwrap().contains(&net);
+    let net = match peer {
+        rule::Peer::Ipv4(net) => ipnet::IpNet::V4(*net),
+        rule::Peer::Ipv6(net) => ipnet::IpNet::V6(*net),
+        rule::Peer::PrefixList(_) | rule::Peer::Group(_) => return false,
+    };
+    let ours = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+    !ours.into_iter().any(|ours| is_in(ours, net))
 }
 
 /// Holds a set against its model, and makes sure that both answers came up.
