@@ -1,7 +1,7 @@
 //! Middleware that bounds the calls in flight and turns new ones away while the server drains. It refuses rather than
 //! queues: a caller that is told at once can go to another replica.
 //!
-//! A place is taken before the request has come, so its body has a bound of its own ([`arrival`]), and one caller may
+//! A place is taken before the request has come, so its body has a bound of its own (`admission/arrival.rs`), and one caller may
 //! hold but a share of the places ([`share`]).
 //!
 //! Health checks always pass, or an overloaded server would look dead. What stays open, `Health.Watch` and reflection,
