@@ -13,7 +13,7 @@
     reason = "a panic is a failed test"
 )]
 
-use std::{collections::BTreeMap, env, sync::Arc};
+use std::{collections::BTreeMap, env, io::Write as _, sync::Arc};
 
 use portcullis::{
     api::query::Door, backend::sandbox::Sandbox, clock::SystemClock, random::SeededRandom,
@@ -76,7 +76,8 @@ fn run(kind: &str, salt: u64, one: impl Fn(&World, &mut StdRng, &mut Tally)) {
         drop(place);
     }
     let total: u64 = tally.values().sum();
-    println!("{kind}: {total} inputs, seed {seed}: {tally:?}");
+    // Past the capture of tests: it is looked for in the output of CI.
+    writeln!(std::io::stdout(), "{kind}: {total} inputs, seed {seed}: {tally:?}").unwrap();
     assert_eq!(total, inputs.div_ceil(BATCH) * BATCH);
 }
 
