@@ -122,13 +122,11 @@ async fn replicas_go_on_after_whatever_becomes_of_postgresql() {
     let jobs = clients.finish().await;
     let found = verdict::of(&jobs, &ec2, &mut fleet).await;
     // Past the capture of tests: it is looked for in the output of CI.
+    let mut out = io::stdout().lock();
     writeln!(
-        io::stdout(),
+        out,
         "faults {faults} calls {} doubled {} lost {} unsettled {}",
-        jobs.calls,
-        found.doubled,
-        found.lost,
-        found.unsettled
+        jobs.calls, found.doubled, found.lost, found.unsettled
     )
     .unwrap();
     assert_eq!((found.doubled, found.lost, found.unsettled), (0, 0, 0), "{:#?}", found.why);
@@ -179,13 +177,11 @@ async fn run(ledger: Where, replicas: usize) {
     let jobs = clients.finish().await;
     let found = verdict::of(&jobs, &ec2, &mut fleet).await;
     // Past the capture of tests: it is looked for in the output of CI.
+    let mut out = io::stdout().lock();
     writeln!(
-        io::stdout(),
+        out,
         "kills {kills} calls {} doubled {} lost {} unsettled {}",
-        jobs.calls,
-        found.doubled,
-        found.lost,
-        found.unsettled
+        jobs.calls, found.doubled, found.lost, found.unsettled
     )
     .unwrap();
     assert_eq!((found.doubled, found.lost, found.unsettled), (0, 0, 0), "{:#?}", found.why);

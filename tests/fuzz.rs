@@ -77,7 +77,8 @@ fn run(kind: &str, salt: u64, one: impl Fn(&World, &mut StdRng, &mut Tally)) {
     }
     let total: u64 = tally.values().sum();
     // Past the capture of tests: it is looked for in the output of CI.
-    writeln!(std::io::stdout(), "{kind}: {total} inputs, seed {seed}: {tally:?}").unwrap();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{kind}: {total} inputs, seed {seed}: {tally:?}").unwrap();
     assert_eq!(total, inputs.div_ceil(BATCH) * BATCH);
 }
 

@@ -112,7 +112,8 @@ async fn run(cases: Vec<case::Case>, address: &str) -> Vec<String> {
     }
     // Past the capture of tests: it is looked for in the output of CI.
     let count = kinds.values().sum::<i32>();
-    writeln!(std::io::stdout(), "{count:5}  malformed requests of {} kinds", kinds.len()).unwrap();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{count:5}  malformed requests of {} kinds", kinds.len()).unwrap();
     running.join_all().await.into_iter().filter_map(Result::err).collect()
 }
 
