@@ -12,7 +12,7 @@
 )]
 
 use std::{
-    fs,
+    env, fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -34,6 +34,10 @@ use tokio::time::{Instant, timeout_at};
 #[allow(dead_code, reason = "the tests stop and pause it, too")]
 #[path = "../tests/postgres/server.rs"]
 mod server;
+
+/// As in the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SECONDS: u64 = 4;
 const ROUNDS: usize = 5;
@@ -58,7 +62,10 @@ async fn main() {
         fs::write(server.folder().join(name), script).unwrap();
     }
     println!("{ROUNDS} rounds of {SECONDS} s each, alternating; medians per second");
-    for clients in [1, 16, 64] {
+    // As many callers as are named.
+    let named: Vec<usize> = env::args().skip(1).map(|word| word.parse().unwrap()).collect();
+    let callers = if named.is_empty() { vec![1, 16, 64] } else { named };
+    for clients in callers {
         let plain = open(&database.url(), clients).await;
         let prepared = format!("{}&prepared_statements=true", database.url());
         let prepared = open(&prepared, clients).await;

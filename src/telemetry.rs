@@ -29,6 +29,7 @@ use tracing_subscriber::{
 };
 
 use self::{
+    allowance::UNTOLD,
     level::Level,
     lines::Traced,
     losses::Account,
@@ -36,6 +37,7 @@ use self::{
 };
 use crate::config::TelemetryConfig;
 
+pub mod allowance;
 pub mod audit;
 pub mod level;
 mod lines;
@@ -83,13 +85,18 @@ pub fn start(settings: Settings<'_>) -> Result<(Guard, Level), String> {
         fmt::layer().with_ansi(ansi).map_event_format(format).with_writer(lines).boxed()
     };
     // The collector gets our own lines and nobody else's: those of its connection would make more of themselves.
-    let ours =
-        filter_fn(|line| line.target().starts_with("portcullis") || line.target() == "audit");
+    let ours = filter_fn(|line| {
+        (line.target().starts_with("portcullis") || line.target() == "audit")
+            && line.name() != UNTOLD
+    });
     let bridge = logger.map(|to| OpenTelemetryTracingBridge::new(&to).with_filter(ours));
     let subscriber = tracing_subscriber::registry().with(layer).with(bridge).with(filter);
     subscriber.try_init().map_err(|error| error.to_string())?;
     if let Some(tracer) = tracer {
         trace::start(tracer);
+    }
+    if let Some(otlp) = &otlp {
+        allowance::start(otlp.allowance());
     }
     // Else a panic would put bare lines between those of the log.
     std::panic::set_hook(Box::new(|panic| {
@@ -162,6 +169,9 @@ impl Guard {
                 };
                 accounts.iter().map(lost).collect()
             });
+            let allowance = otlp.allowance();
+            let untold = move || vec![Reading::count(allowance.spared())];
+            metrics.watch(&table::TELEMETRY_UNTOLD, untold);
         }
         Ok(metrics)
     }

@@ -15,6 +15,8 @@ mod collector;
 mod ec2;
 #[path = "telemetry/faults.rs"]
 mod faults;
+#[path = "telemetry/flood.rs"]
+mod flood;
 #[path = "telemetry/otelcol.rs"]
 mod otelcol;
 #[path = "telemetry/program.rs"]

@@ -32,6 +32,8 @@ pub struct OtlpConfig {
     pub metrics: Option<Duration>,
     /// Whether the log is sent.
     pub logs: bool,
+    /// Of how many calls a second it hears one by one.
+    pub calls_per_second: u32,
 }
 
 /// Says that nothing of OpenTelemetry's own variables counts.
@@ -51,6 +53,7 @@ const IDLE: &[&str] = &[
     "otlp_metrics",
     "otlp_logs",
     "otlp_metrics_interval_ms",
+    "otlp_calls_per_second",
     "traces_sample_ratio",
     "service_name",
     "resource_attributes",
@@ -75,6 +78,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> TelemetryConfig {
     let metrics = reader.switch("otlp_metrics");
     let logs = reader.switch("otlp_logs");
     let interval = reader.millis("otlp_metrics_interval_ms");
+    let calls_per_second = reader.count("otlp_calls_per_second");
     let ratio = reader.ratio("traces_sample_ratio");
     let ratio = sampler(reader, endpoint.is_some(), ratio);
     let mut service_name = reader.name("service_name");
@@ -115,6 +119,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> TelemetryConfig {
         traces: traces.then_some(ratio),
         metrics: metrics.then_some(interval),
         logs,
+        calls_per_second,
     };
     TelemetryConfig { service_name, resource, otlp: Some(otlp) }
 }

@@ -29,6 +29,7 @@ use crate::{
     principal::Peer,
     random::Random,
     telemetry::{
+        allowance::{self, UNTOLD},
         audit::{Attempt, Audit, Kind},
         metrics::{self, Metrics},
         trace::{Arrival, CallSpan, Ended},
@@ -82,6 +83,8 @@ struct Line {
     metrics: Metrics,
     /// Whether an end was seen: else the call was dropped.
     ended: bool,
+    /// Whether the collector hears of it, whatever comes of it.
+    told: bool,
     /// None: there are no traces, or it is not worth one.
     span: Option<CallSpan>,
     _in_flight: metrics::Held,
@@ -150,7 +153,10 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
                 .into(),
         };
         let started = Instant::now();
-        let span = begin_span(&request);
+        let told = allowance::allows(started);
+        let span = begin_span(&request, told);
+        // What a caller traces is told in whole.
+        let told = told || span.as_ref().is_some_and(CallSpan::is_recorded);
         let progress = Arc::new(Progress::default());
         let caller = Arc::new(Caller::default());
         request.extensions_mut().insert(CallInfo {
@@ -177,6 +183,7 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
             audit: self.audit.clone(),
             metrics: self.metrics.clone(),
             ended: false,
+            told,
             span,
             _in_flight: self.metrics.call(),
             _open: self.calls.token(),
@@ -187,19 +194,20 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
 }
 
 /// Probes come all day long and say nothing.
-fn begin_span(request: &HttpRequest) -> Option<CallSpan> {
+fn begin_span(request: &HttpRequest, told: bool) -> Option<CallSpan> {
     let path = request.uri().path();
     if path.starts_with("/grpc.health.v1.Health/") {
         return None;
     }
     let host = || request.headers().get(http::header::HOST)?.to_str().ok()?.parse().ok();
-    CallSpan::begin(&Arrival {
+    let arrival = Arrival {
         method: methods::known(path),
         path,
         headers: request.headers(),
         authority: request.uri().authority().map(Cow::Borrowed).or_else(|| host().map(Cow::Owned)),
         peer: request.extensions().get::<Peer>().and_then(|peer| peer.address),
-    })
+    };
+    CallSpan::begin(&arrival, told)
 }
 
 /// The caller's own id, if it is fit for a header and a log line.
@@ -318,8 +326,9 @@ impl Drop for Line {
         let _entered = self.span.as_ref().map(CallSpan::enter);
         // What is not known is not in the line. error! means that a person must act: only faults of ours.
         macro_rules! line {
-            ($level:ident) => {
+            ($level:ident, $name:expr) => {
                 tracing::$level!(
+                    name: $name,
                     target: "portcullis::call",
                     // Without the query: what people put there may be secret.
                     rpc = self.path.path(),
@@ -337,9 +346,11 @@ impl Drop for Line {
             };
         }
         if self.code == Code::Internal {
-            line!(error)
+            line!(error, "call")
+        } else if self.told || operation.is_some() {
+            line!(info, "call")
         } else {
-            line!(info)
+            line!(info, UNTOLD)
         }
         let rpc = methods::known(self.path.path()).unwrap_or(metrics::OTHER);
         let reason = if self.ended { self.reason.clone() } else { Cow::Borrowed(DROPPED) };

@@ -1,6 +1,9 @@
 //! Log lines that name the trace and the span that they belong to.
 
-use std::{fmt, mem};
+use std::{
+    cell::Cell,
+    fmt::{self, Write as _},
+};
 
 use opentelemetry::{SpanId, TraceId};
 use tracing::{
@@ -22,11 +25,9 @@ pub struct Traced<F> {
     current: fn() -> Option<(TraceId, SpanId)>,
 }
 
-/// Passes a line on but for its end, which it holds back: something may come before that.
-struct Open<'a, 'w> {
-    out: &'a mut Writer<'w>,
-    json: bool,
-    held: &'static str,
+thread_local! {
+    /// Where a line is put together. Taken while it is in use: what is logged may log.
+    static LINE: Cell<String> = const { Cell::new(String::new()) };
 }
 
 /// Whether an event tells of a field. One that is none has no value.
@@ -43,7 +44,7 @@ impl<F> Traced<F> {
 
     fn add(
         &self,
-        to: &mut Writer<'_>,
+        to: &mut String,
         event: &Event<'_>,
         name: &str,
         value: &impl fmt::Display,
@@ -72,30 +73,20 @@ where
         let Some((trace_id, span_id)) = (self.current)() else {
             return self.inner.format_event(context, writer, event);
         };
-        let mut open = Open { out: &mut writer, json: self.json, held: "" };
-        self.inner.format_event(context, Writer::new(&mut open), event)?;
-        let end = open.held;
-        self.add(&mut writer, event, "trace_id", &trace_id)?;
-        self.add(&mut writer, event, "span_id", &span_id)?;
-        writer.write_str(end)
-    }
-}
-
-impl fmt::Write for Open<'_, '_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        if self.held == "}" && text == "\n" {
-            self.held = "}\n";
-            return Ok(());
+        let mut line = LINE.take();
+        line.clear();
+        let done = self.inner.format_event(context, Writer::new(&mut line), event);
+        let end = if self.json { "}\n" } else { "\n" };
+        if line.ends_with(end) {
+            line.truncate(line.len() - end.len());
         }
-        if text.is_empty() {
-            return Ok(());
-        }
-        self.out.write_str(mem::take(&mut self.held))?;
-        let ends: &[&'static str] = if self.json { &["}\n", "}"] } else { &["\n"] };
-        let found = ends.iter().find_map(|end| Some((text.strip_suffix(end)?, *end)));
-        let (text, held) = found.unwrap_or((text, ""));
-        self.held = held;
-        self.out.write_str(text)
+        let done = done
+            .and_then(|()| self.add(&mut line, event, "trace_id", &trace_id))
+            .and_then(|()| self.add(&mut line, event, "span_id", &span_id))
+            .and_then(|()| writer.write_str(&line))
+            .and_then(|()| writer.write_str(end));
+        LINE.set(line);
+        done
     }
 }
 

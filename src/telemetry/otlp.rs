@@ -38,7 +38,10 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::losses::{Account, Counted};
+use super::{
+    allowance::Allowance,
+    losses::{Account, Counted},
+};
 use crate::config::{OtlpConfig, TelemetryConfig};
 
 /// How many spans or lines wait at most, and how many go out at once.
@@ -62,6 +65,7 @@ pub struct Guard {
     resource: Resource,
     bound: Duration,
     accounts: Vec<Arc<Account>>,
+    allowance: Arc<Allowance>,
     ends: Vec<End>,
 }
 
@@ -90,6 +94,7 @@ impl Guard {
             resource: resource(telemetry, instance),
             bound: config.timeout,
             accounts: Vec::new(),
+            allowance: Arc::new(Allowance::new(config.calls_per_second, Instant::now())),
             ends: Vec::new(),
         })
     }
@@ -102,6 +107,11 @@ impl Guard {
     /// What did not arrive, of what there is so far.
     pub fn accounts(&self) -> Vec<Arc<Account>> {
         self.accounts.clone()
+    }
+
+    /// Of how many calls it hears.
+    pub fn allowance(&self) -> Arc<Allowance> {
+        self.allowance.clone()
     }
 
     fn account(&mut self, signal: &'static str, room: usize) -> Arc<Account> {

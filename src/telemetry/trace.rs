@@ -12,14 +12,20 @@ use std::{
     sync::{Arc, LazyLock, OnceLock},
 };
 
-use http::{HeaderMap, uri::Authority};
+use http::{HeaderMap, HeaderName, uri::Authority};
 use opentelemetry::{
     Context, ContextGuard, KeyValue, SpanId, TraceId, Value,
     context::FutureExt as _,
     propagation::{Extractor, Injector, TextMapPropagator as _},
-    trace::{SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _},
+    trace::{
+        Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _, TraceFlags,
+        TraceState, Tracer as _,
+    },
 };
-use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracer};
+use opentelemetry_sdk::{
+    propagation::TraceContextPropagator,
+    trace::{IdGenerator as _, RandomIdGenerator, SdkTracer},
+};
 use tokio_util::either::Either;
 
 /// The process's tracer, once there is one.
@@ -27,6 +33,8 @@ static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
 /// How traces travel.
 static W3C: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest text of a caller's that is put into an attribute.
 const LONGEST: usize = 256;
@@ -127,23 +135,34 @@ pub fn carried<F: Future>(future: F) -> impl Future<Output = F::Output> {
 
 impl CallSpan {
     /// Begins with the call. It belongs to the trace that the caller names, and whether it is recorded is the
-    /// caller's decision, if there is one.
-    pub fn begin(arrival: &Arrival<'_>) -> Option<Self> {
-        Some(Self::begin_with(TRACER.get()?, arrival))
+    /// caller's decision, if there is one. Else a new trace begins, which is not recorded if the call is not `told`.
+    pub fn begin(arrival: &Arrival<'_>, told: bool) -> Option<Self> {
+        Some(Self::begin_with(TRACER.get()?, arrival, told))
     }
 
-    fn begin_with(tracer: &SdkTracer, arrival: &Arrival<'_>) -> Self {
+    fn begin_with(tracer: &SdkTracer, arrival: &Arrival<'_>, told: bool) -> Self {
         let none = Context::new();
-        let parent = if arrival.headers.contains_key("traceparent") {
+        let parent = if arrival.headers.contains_key(TRACEPARENT) {
             W3C.extract_with_context(&none, &Headers(arrival.headers))
         } else {
             none
         };
+        if !told && !parent.has_active_span() {
+            return Self(parent.with_remote_span_context(unrecorded()));
+        }
         let mut builder =
             SpanBuilder::from_name(arrival.method.unwrap_or("grpc")).with_kind(SpanKind::Server);
-        builder.attributes = Some(arrival.attributes());
-        let span = tracer.build_with_context(builder, &parent);
+        builder.attributes = Some(Vec::with_capacity(ROOM));
+        let mut span = tracer.build_with_context(builder, &parent);
+        if span.is_recording() {
+            arrival.describe(&mut span);
+        }
         Self(parent.with_span(span))
+    }
+
+    /// Whether it goes to the collector.
+    pub fn is_recorded(&self) -> bool {
+        self.0.span().is_recording()
     }
 
     /// Makes it current. Not to be held while waiting.
@@ -182,29 +201,35 @@ impl fmt::Debug for CallSpan {
     }
 }
 
+/// A trace of a call alone, which nobody keeps: its lines name it.
+fn unrecorded() -> SpanContext {
+    let ids = RandomIdGenerator::default();
+    let (trace, span) = (ids.new_trace_id(), ids.new_span_id());
+    SpanContext::new(trace, span, TraceFlags::default(), false, TraceState::NONE)
+}
+
 // === impl Arrival ===
 
 impl Arrival<'_> {
-    /// Those that are known from the start, with room for the others.
-    fn attributes(&self) -> Vec<KeyValue> {
-        let mut all = Vec::with_capacity(ROOM);
-        all.push(KeyValue::new("rpc.system.name", "grpc"));
-        all.push(KeyValue::new("rpc.method", self.method.unwrap_or(super::metrics::OTHER)));
+    /// Gives the span the attributes that are known from the start.
+    fn describe(&self, span: &mut impl opentelemetry::trace::Span) {
+        let mut give = |name, value: Value| span.set_attribute(KeyValue::new(name, value));
+        give("rpc.system.name", "grpc".into());
+        give("rpc.method", self.method.unwrap_or(super::metrics::OTHER).into());
         if self.method.is_none() {
-            all.push(KeyValue::new("rpc.method_original", excerpt(self.path)));
+            give("rpc.method_original", excerpt(self.path).into());
         }
         if let Some(authority) = &self.authority {
             let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-            all.push(KeyValue::new("server.address", excerpt(host)));
+            give("server.address", excerpt(host).into());
             if let Some(port) = authority.port_u16() {
-                all.push(KeyValue::new("server.port", i64::from(port)));
+                give("server.port", i64::from(port).into());
             }
         }
         if let Some(peer) = self.peer {
-            all.push(KeyValue::new("network.peer.address", peer.ip().to_canonical().to_string()));
-            all.push(KeyValue::new("network.peer.port", i64::from(peer.port())));
+            give("network.peer.address", peer.ip().to_canonical().to_string().into());
+            give("network.peer.port", i64::from(peer.port()).into());
         }
-        all
     }
 }
 

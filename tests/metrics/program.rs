@@ -19,6 +19,7 @@ const JWKS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"1","x":"11qYA
 /// A running program whose log nobody reads; killed with the test.
 pub struct Program {
     pub admin: SocketAddr,
+    grpc: String,
     pub folder: Folder,
     _child: Child,
 }
@@ -57,6 +58,7 @@ pub async fn start() -> Program {
          tls = \"server\"\ntls_cert_file = \"server.pem\"\ntls_key_file = \"server.key\"\n\
          tls_client_auth = \"optional\"\ntls_client_ca_files = [\"ca.pem\"]\ntls_crl_files = [\"ca.crl\"]\n\
          otlp_endpoint = \"http://127.0.0.1:1\"\notlp_metrics_interval_ms = 1000\n\
+         otlp_calls_per_second = 1\n\
          policy_dir = \"policies\"\nreload_interval_ms = 100\n\
          [[jwt_issuers]]\nissuer = \"https://issuer.example\"\naudiences = [\"portcullis\"]\n\
          jwks_file = \"keys.json\"\n\
@@ -66,14 +68,18 @@ pub async fn start() -> Program {
     folder.write("portcullis.toml", config.replace("KEYS", &url));
     let mut child = portcullis(&folder, "serve").stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut grpc = String::new();
     let admin = loop {
         let line = lines.next_line().await.unwrap().expect("a banner");
-        if let Some(rest) = line.trim_start().strip_prefix("admin") {
-            break rest.split_whitespace().next().unwrap().trim_start_matches("http://").to_owned();
+        let second = || line.split_whitespace().nth(1).unwrap().to_owned();
+        match line.split_whitespace().next() {
+            Some("gRPC") => grpc = second(),
+            Some("admin") => break second().trim_start_matches("http://").to_owned(),
+            _ => {}
         }
     };
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Program { admin: admin.parse().unwrap(), folder, _child: child }
+    Program { admin: admin.parse().unwrap(), grpc, folder, _child: child }
 }
 
 fn portcullis(folder: &Folder, command: &str) -> Command {
@@ -84,6 +90,18 @@ fn portcullis(folder: &Folder, command: &str) -> Command {
 }
 
 impl Program {
+    /// Many calls at once.
+    async fn calls(&self) {
+        let call = || {
+            let mut health = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+            health.args(["health", "--address", &self.grpc, "--tls-ca-file", "ca.pem"]);
+            health.env_clear().current_dir(&self.folder.0).stdout(Stdio::null()).spawn().unwrap()
+        };
+        for mut asked in [(); 12].map(|()| call()) {
+            assert!(asked.wait().await.unwrap().success());
+        }
+    }
+
     /// What `check-config` says of the same file.
     pub async fn checked(&self) -> String {
         let output = portcullis(&self.folder, "check-config").output().await.unwrap();
@@ -123,6 +141,8 @@ pub async fn all(seen: &mut Seen) {
     let (age, issuer) = ("portcullis_keys_age_seconds", [("issuer", "https://other.example")]);
     seen.until(admin, age, &issuer, |value| value > 0.0).await;
     assert_eq!(Text::read(admin).await.series(age).count(), 1);
+    program.calls().await;
+    seen.until(admin, "portcullis_telemetry_untold_total", &[], |value| value > 0.0).await;
     for signal in ["traces", "logs", "metrics"] {
         let lost = [("signal", signal)];
         assert!(Text::read(admin).await.value("portcullis_telemetry_lost_total", &lost).is_some());

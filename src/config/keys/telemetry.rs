@@ -75,6 +75,15 @@ pub(super) const TELEMETRY: &[Key] = &[
         doc: "How often the collector gets metrics.",
     },
     Key {
+        name: "otlp_calls_per_second",
+        takes: Takes::Number("calls", 1, 1_000_000),
+        default: "1000",
+        only_with: None,
+        doc: "Of how many calls a second the collector hears one by one. Those beyond are counted, and \
+              have their line on stderr, but begin no trace, and the collector gets their line only if \
+              they changed something or are an error of the server. A caller's own traces do not count.",
+    },
+    Key {
         name: "traces_sample_ratio",
         takes: Takes::Ratio,
         default: "1",

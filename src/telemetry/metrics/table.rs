@@ -286,6 +286,14 @@ pub const TELEMETRY_LOST: Metric = Metric {
     attributes: &[("signal", "`traces`: spans; `logs`: lines; `metrics`: exports of all of them")],
     doc: "What is known not to have reached the collector; absent without one",
 };
+/// `portcullis.telemetry.untold`.
+pub const TELEMETRY_UNTOLD: Metric = Metric {
+    name: "portcullis.telemetry.untold",
+    kind: Counter,
+    unit: "{call}",
+    attributes: &[],
+    doc: "Calls beyond otlp_calls_per_second, of which the collector does not hear one by one; absent without one",
+};
 /// `portcullis.draining`.
 pub const DRAINING: Metric = Metric {
     name: "portcullis.draining",
@@ -343,6 +351,7 @@ pub const TABLE: &[&Metric] = &[
     &KEYS_AGE,
     &LOG_LINES_LOST,
     &TELEMETRY_LOST,
+    &TELEMETRY_UNTOLD,
     &DRAINING,
     &BUILD_INFO,
 ];

@@ -1,0 +1,80 @@
+//! More calls than the collector is to hear of.
+
+use std::collections::BTreeSet;
+
+use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point::Value};
+use portcullis::api::proto::v1::RevokeEgressRequest;
+
+use crate::{
+    collector::{Collector, Got, Manner, hex, text},
+    program::{Program, REVOKE, traceparent, unknown, with},
+};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const DRY_RUNS: usize = 40;
+
+fn dry_run() -> RevokeEgressRequest {
+    RevokeEgressRequest { dry_run: Some(true), ..unknown(1) }
+}
+
+/// The last value of a counter.
+fn count(got: &Got, name: &str) -> f64 {
+    let metric = got.metrics.iter().rfind(|metric| metric.name == name).expect(name);
+    let Some(Data::Sum(sum)) = &metric.data else { panic!("{metric:?}") };
+    match sum.data_points[0].value {
+        Some(Value::AsDouble(count)) => count,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_flood_is_counted_and_logged_here_and_told_in_part() {
+    let collector = Collector::start(Manner::Keeps).await;
+    let url = collector.url();
+    let flags = ["--otlp-endpoint", &url, "--otlp-calls-per-second", "1"];
+    let program = Program::start(&flags, &[]).await;
+    let mut groups = program.groups();
+    for _ in 0..DRY_RUNS {
+        groups.revoke_egress(dry_run()).await.unwrap();
+    }
+    // What a caller traces, and what changes something, is told whatever else there is.
+    let parent = traceparent(TRACE, true);
+    groups.revoke_egress(with(dry_run(), &[("traceparent", &parent)])).await.unwrap();
+    groups.revoke_egress(unknown(1)).await.unwrap();
+    drop(groups);
+    let (code, said) = program.end().await;
+    assert_eq!(code, Some(0), "{said}");
+
+    let lines: Vec<serde_json::Value> = said
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &serde_json::Value| line["target"] == "portcullis::call")
+        .collect();
+    let trace = |line: &serde_json::Value| line["trace_id"].as_str().unwrap().to_owned();
+    let logged: BTreeSet<_> = lines.iter().map(trace).collect();
+    assert_eq!(
+        (lines.len(), logged.len()),
+        (DRY_RUNS + 2, DRY_RUNS + 2),
+        "each has its line and trace"
+    );
+    let change = lines.iter().find(|line| line["operation_id"].is_string()).map(trace).unwrap();
+
+    let got = collector.got();
+    let of_calls =
+        got.logs.iter().filter(|line| text(line.body.as_ref()).as_deref() == Some("call"));
+    let told: BTreeSet<_> = of_calls.map(|line| hex(&line.trace_id)).collect();
+    let spans = got.spans.iter().filter(|span| span.name == REVOKE);
+    let traced: BTreeSet<_> = spans.map(|span| hex(&span.trace_id)).collect();
+    assert!(traced.contains(TRACE), "{traced:?}");
+    let mut expected = traced.clone();
+    expected.insert(change);
+    assert_eq!(told, expected, "the lines of those that are traced, and of the change");
+
+    // The caller's own trace may or may not have been one of a second's.
+    let untold = count(&got, "portcullis.telemetry.untold");
+    let (calls, begun) =
+        (u32::try_from(lines.len()).unwrap(), u32::try_from(traced.len() - 1).unwrap());
+    let besides = f64::from(calls) - untold - f64::from(begun);
+    assert!((0.0..=1.0).contains(&besides), "{calls} calls, {untold} untold, {begun} begun");
+    assert!(untold > 0.0, "else nothing is proved");
+}
