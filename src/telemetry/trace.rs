@@ -17,15 +17,9 @@ use opentelemetry::{
     Context, ContextGuard, KeyValue, SpanId, TraceId, Value,
     context::FutureExt as _,
     propagation::{Extractor, Injector, TextMapPropagator as _},
-    trace::{
-        Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _, TraceFlags,
-        TraceState, Tracer as _,
-    },
+    trace::{Span as _, SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _},
 };
-use opentelemetry_sdk::{
-    propagation::TraceContextPropagator,
-    trace::{IdGenerator as _, RandomIdGenerator, SdkTracer},
-};
+use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracer};
 use tokio_util::either::Either;
 
 /// The process's tracer, once there is one.
@@ -135,12 +129,9 @@ pub fn carried<F: Future>(future: F) -> impl Future<Output = F::Output> {
 
 impl CallSpan {
     /// Begins with the call. It belongs to the trace that the caller names, and whether it is recorded is the
-    /// caller's decision, if there is one. Else a new trace begins, which is not recorded if the call is not `told`.
+    /// caller's decision, if there is one. Else a new trace begins, if the call is `told`.
     pub fn begin(arrival: &Arrival<'_>, told: bool) -> Option<Self> {
-        Some(Self::begin_with(TRACER.get()?, arrival, told))
-    }
-
-    fn begin_with(tracer: &SdkTracer, arrival: &Arrival<'_>, told: bool) -> Self {
+        let tracer = TRACER.get()?;
         let none = Context::new();
         let parent = if arrival.headers.contains_key(TRACEPARENT) {
             W3C.extract_with_context(&none, &Headers(arrival.headers))
@@ -148,7 +139,7 @@ impl CallSpan {
             none
         };
         if !told && !parent.has_active_span() {
-            return Self(parent.with_remote_span_context(unrecorded()));
+            return None;
         }
         let mut builder =
             SpanBuilder::from_name(arrival.method.unwrap_or("grpc")).with_kind(SpanKind::Server);
@@ -157,7 +148,7 @@ impl CallSpan {
         if span.is_recording() {
             arrival.describe(&mut span);
         }
-        Self(parent.with_span(span))
+        Some(Self(parent.with_span(span)))
     }
 
     /// Whether it goes to the collector.
@@ -199,13 +190,6 @@ impl fmt::Debug for CallSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("CallSpan").field(&ids(&self.0)).finish()
     }
-}
-
-/// A trace of a call alone, which nobody keeps: its lines name it.
-fn unrecorded() -> SpanContext {
-    let ids = RandomIdGenerator::default();
-    let (trace, span) = (ids.new_trace_id(), ids.new_span_id());
-    SpanContext::new(trace, span, TraceFlags::default(), false, TraceState::NONE)
 }
 
 // === impl Arrival ===
