@@ -32,7 +32,7 @@ use crate::{
         allowance::{self, UNTOLD},
         audit::{Attempt, Audit, Kind},
         metrics::{self, Metrics},
-        trace::{Arrival, CallSpan, Ended},
+        trace::{self, Arrival, CallSpan, Ended},
     },
 };
 
@@ -153,10 +153,8 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
                 .into(),
         };
         let started = Instant::now();
-        let told = allowance::allows(started);
-        let span = begin_span(&request, told);
-        // What a caller traces is told in whole.
-        let told = told || span.as_ref().is_some_and(CallSpan::is_recorded);
+        let told = allowance::allows(started, || trace::is_sampled(request.headers()));
+        let span = told.then(|| begin_span(&request)).flatten();
         let progress = Arc::new(Progress::default());
         let caller = Arc::new(Caller::default());
         request.extensions_mut().insert(CallInfo {
@@ -194,20 +192,19 @@ impl<S: Service<HttpRequest, Response = HttpResponse>> Service<HttpRequest> for 
 }
 
 /// Probes come all day long and say nothing.
-fn begin_span(request: &HttpRequest, told: bool) -> Option<CallSpan> {
+fn begin_span(request: &HttpRequest) -> Option<CallSpan> {
     let path = request.uri().path();
     if path.starts_with("/grpc.health.v1.Health/") {
         return None;
     }
     let host = || request.headers().get(http::header::HOST)?.to_str().ok()?.parse().ok();
-    let arrival = Arrival {
+    CallSpan::begin(&Arrival {
         method: methods::known(path),
         path,
         headers: request.headers(),
         authority: request.uri().authority().map(Cow::Borrowed).or_else(|| host().map(Cow::Owned)),
         peer: request.extensions().get::<Peer>().and_then(|peer| peer.address),
-    };
-    CallSpan::begin(&arrival, told)
+    })
 }
 
 /// The caller's own id, if it is fit for a header and a log line.

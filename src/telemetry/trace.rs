@@ -93,6 +93,21 @@ pub(super) fn is_on() -> bool {
     TRACER.get().is_some()
 }
 
+/// Whether the caller records the trace that it names.
+pub fn is_sampled(headers: &HeaderMap) -> bool {
+    caller(headers).span().span_context().is_sampled()
+}
+
+/// The caller's span, if it names one.
+fn caller(headers: &HeaderMap) -> Context {
+    let none = Context::new();
+    if headers.contains_key(TRACEPARENT) {
+        W3C.extract_with_context(&none, &Headers(headers))
+    } else {
+        none
+    }
+}
+
 /// The trace and the span that are current.
 pub fn current() -> Option<(TraceId, SpanId)> {
     is_on().then(|| Context::map_current(ids)).flatten()
@@ -129,18 +144,10 @@ pub fn carried<F: Future>(future: F) -> impl Future<Output = F::Output> {
 
 impl CallSpan {
     /// Begins with the call. It belongs to the trace that the caller names, and whether it is recorded is the
-    /// caller's decision, if there is one. Else a new trace begins, if the call is `told`.
-    pub fn begin(arrival: &Arrival<'_>, told: bool) -> Option<Self> {
+    /// caller's decision, if there is one. Else a new trace begins.
+    pub fn begin(arrival: &Arrival<'_>) -> Option<Self> {
         let tracer = TRACER.get()?;
-        let none = Context::new();
-        let parent = if arrival.headers.contains_key(TRACEPARENT) {
-            W3C.extract_with_context(&none, &Headers(arrival.headers))
-        } else {
-            none
-        };
-        if !told && !parent.has_active_span() {
-            return None;
-        }
+        let parent = caller(arrival.headers);
         let mut builder =
             SpanBuilder::from_name(arrival.method.unwrap_or("grpc")).with_kind(SpanKind::Server);
         builder.attributes = Some(Vec::with_capacity(ROOM));
@@ -149,11 +156,6 @@ impl CallSpan {
             arrival.describe(&mut span);
         }
         Some(Self(parent.with_span(span)))
-    }
-
-    /// Whether it goes to the collector.
-    pub fn is_recorded(&self) -> bool {
-        self.0.span().is_recording()
     }
 
     /// Makes it current. Not to be held while waiting.
