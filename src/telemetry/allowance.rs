@@ -1,5 +1,5 @@
-//! Of how many calls a second the collector hears one by one. A flood of calls must not become a flood of telemetry, which
-//! costs each call more than many a call does: what comes beyond is counted, and logged on stderr, and that is all.
+//! Of how many calls a second the collector hears one by one. A flood of calls must not become a flood of telemetry: telling
+//! of a call may cost more than answering it. What comes beyond is counted, and logged on stderr, and that is all.
 
 use std::sync::{
     Arc, OnceLock,
