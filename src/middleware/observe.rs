@@ -344,7 +344,7 @@ impl Drop for Line {
         }
         if self.code == Code::Internal {
             line!(error, "call")
-        } else if self.told || operation.is_some() {
+        } else if self.told {
             line!(info, "call")
         } else {
             line!(info, UNTOLD)

@@ -81,8 +81,8 @@ pub(super) const TELEMETRY: &[Key] = &[
         only_with: None,
         doc: "Of how many calls a second the collector hears one by one. Those beyond are counted, and \
               have their line on stderr, but begin no trace, and the collector gets their line only if \
-              they changed something or are an error of the server. Of calls that their callers trace it \
-              hears of as many again.",
+              they are an error of the server. Lines of operations and of refused attempts (target `audit`) \
+              do not count. Of calls that their callers trace it hears of as many again.",
     },
     Key {
         name: "traces_sample_ratio",
