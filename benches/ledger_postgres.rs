@@ -66,22 +66,22 @@ async fn main() {
     let named: Vec<usize> = env::args().skip(1).map(|word| word.parse().unwrap()).collect();
     let callers = if named.is_empty() { vec![1, 16, 64] } else { named };
     for clients in callers {
-        let plain = open(&database.url(), clients).await;
-        let prepared = format!("{}&prepared_statements=true", database.url());
-        let prepared = open(&prepared, clients).await;
+        let named = open(&database.url(), clients).await;
+        let unnamed = format!("{}&prepared_statements=false", database.url());
+        let unnamed = open(&unnamed, clients).await;
         let mut rounds = [const { Vec::new() }; 4];
         for _ in 0..ROUNDS {
-            rounds[0].push(operations(&plain, clients).await);
-            rounds[1].push(operations(&prepared, clients).await);
+            rounds[0].push(operations(&named, clients).await);
+            rounds[1].push(operations(&unnamed, clients).await);
             rounds[2].push(pgbench(&database, "two", clients));
             rounds[3].push(pgbench(&database, "one", clients));
         }
-        let [plain, prepared, two, one] = rounds.map(|mut round| {
+        let [named, unnamed, two, one] = rounds.map(|mut round| {
             round.sort_by(f64::total_cmp);
             round[ROUNDS / 2]
         });
         println!("{clients:>3} callers: pgbench {two:.0} with two commits, {one:.0} with one");
-        for (how, ours) in [("", plain), (", prepared_statements=true", prepared)] {
+        for (how, ours) in [("", named), (", prepared_statements=false", unnamed)] {
             let (two, one) = (ours / two, ours / one);
             println!("    {ours:.0} operations{how}: ratios {two:.2} and {one:.2}");
         }

@@ -1,4 +1,4 @@
-//! The ledger on a real PostgreSQL: the conformance suite, directly, with prepared statements, and through PgBouncer, and what is its own.
+//! The ledger on a real PostgreSQL: the conformance suite, directly, without prepared statements, and through PgBouncer, and what is its own.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +16,8 @@ mod budget;
 mod chain;
 #[path = "ledger_postgres/failures.rs"]
 mod failures;
+#[path = "ledger_postgres/names.rs"]
+mod names;
 #[path = "ledger_postgres/opening.rs"]
 mod opening;
 #[path = "ledger_postgres/replicas.rs"]
@@ -47,7 +49,7 @@ mod direct {
     conformance!(open, durable);
 }
 
-mod prepared {
+mod without_names {
     use super::{
         suite::Bench,
         world::{Replica, shared},
@@ -55,7 +57,7 @@ mod prepared {
 
     async fn open() -> Box<dyn Bench> {
         let database = shared().database();
-        let url = format!("{}&prepared_statements=true", database.url());
+        let url = format!("{}&prepared_statements=false", database.url());
         Box::new(Replica::open(database, url).await)
     }
 

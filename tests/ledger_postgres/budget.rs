@@ -480,7 +480,7 @@ async fn a_schema_of_version_1_is_migrated_by_whoever_comes_first() {
     for task in tasks {
         task.await.unwrap();
     }
-    assert_eq!(database.psql("SELECT schema_version FROM portcullis.meta"), "3");
+    assert_eq!(database.psql("SELECT schema_version FROM portcullis.meta"), "4");
     let budgets = join(&database.url()).await;
     assert_eq!(take(&budgets, ask(1)).await.granted, 1);
 }

@@ -51,28 +51,36 @@ async fn many_replicas_open_an_empty_database_at_once() {
     }
     assert_eq!(
         database.psql("SELECT schema_version, backend FROM portcullis.meta"),
-        format!("3|{BACKEND}")
+        format!("4|{BACKEND}")
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_schema_is_brought_up_to_date() {
     let database = shared().database();
-    drop(open(&database.url()).await.unwrap());
-    database.psql("DROP FUNCTION portcullis.write; UPDATE portcullis.meta SET schema_version = 2");
+    database.psql("CREATE SCHEMA portcullis");
+    for version in [
+        include_str!("../../src/ledger/postgres/schema.sql"),
+        include_str!("../../src/ledger/postgres/schema_2.sql"),
+    ] {
+        database.psql(version);
+    }
+    database.psql(&format!(
+        "INSERT INTO portcullis.meta (schema_version, backend) VALUES (2, '{BACKEND}')"
+    ));
     let ledger: Arc<dyn Ledger> = Arc::new(open(&database.url()).await.unwrap());
     write(&ledger, &intent(1)).await;
-    assert_eq!(database.psql("SELECT schema_version FROM portcullis.meta"), "3");
+    assert_eq!(database.psql("SELECT schema_version FROM portcullis.meta"), "4");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_schema_is_refused() {
     let database = shared().database();
     drop(open(&database.url()).await.unwrap());
-    database.psql("UPDATE portcullis.meta SET schema_version = 4");
+    database.psql("UPDATE portcullis.meta SET schema_version = 5");
     let (error, words) = refused(&database.url()).await;
-    assert!(matches!(error, OpenError::Newer { found: 4, .. }), "{error:?}");
-    assert!(words.contains("schema version 4, and this program knows 3"), "{words}");
+    assert!(matches!(error, OpenError::Newer { found: 5, .. }), "{error:?}");
+    assert!(words.contains("schema version 5, and this program knows 4"), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

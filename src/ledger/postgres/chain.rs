@@ -21,8 +21,12 @@ use crate::ledger::{
     proof::{Course, Findings, Step, wrong_record},
 };
 
-/// The most events that are sealed together, and that are cut off together.
-const BATCH: i64 = 500;
+/// The most events that are sealed together: to find them, what is left in the tail of those before is gone through each
+/// time, until it is vacuumed.
+const SEALED: i64 = 4000;
+
+/// The most events that are cut off together.
+const CUT: i64 = 500;
 
 /// The most batches that are sealed or cut in one go: nobody is kept at it for ever.
 const BATCHES: usize = 40;
@@ -88,16 +92,21 @@ impl Event {
 
 /// Seals what is not sealed yet, unless somebody else is at it.
 pub(super) async fn seal(link: &Link) -> Result<(), Trouble> {
-    again(link, sql::SEAL, &[(&BATCH, Type::INT8)]).await
+    again(link, sql::SEAL, SEALED, &[(&SEALED, Type::INT8)]).await
 }
 
 /// Cuts what is older than the retention off the chain's beginning, in small pieces, and keeps the hash at the cut.
 pub(super) async fn cut(link: &Link, retention: Duration) -> Result<(), Trouble> {
-    again(link, sql::CUT, &[(&as_millis(retention), Type::INT8), (&BATCH, Type::INT8)]).await
+    again(link, sql::CUT, CUT, &[(&as_millis(retention), Type::INT8), (&CUT, Type::INT8)]).await
 }
 
-/// Does a batch after the other until one is not full. Each is one statement, and a transaction of its own.
-async fn again(link: &Link, statement: &str, params: &[Param<'_>]) -> Result<(), Trouble> {
+/// Does a batch after the other until one is not full, which has `most`. Each is one statement, and a transaction of its own.
+async fn again(
+    link: &Link,
+    statement: &str,
+    most: i64,
+    params: &[Param<'_>],
+) -> Result<(), Trouble> {
     let mut lease = link.lease_for(GOING).await?;
     for _ in 0..BATCHES {
         let rows = match lease.rows(statement, params).await {
@@ -105,10 +114,7 @@ async fn again(link: &Link, statement: &str, params: &[Param<'_>]) -> Result<(),
             Err(Trouble::Conflict) => break,
             rows => rows?,
         };
-        if rows
-            .first()
-            .and_then(|row| row.try_get::<_, i64>(0).ok())
-            .is_none_or(|done| done < BATCH)
+        if rows.first().and_then(|row| row.try_get::<_, i64>(0).ok()).is_none_or(|done| done < most)
         {
             break;
         }

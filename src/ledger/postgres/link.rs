@@ -4,7 +4,10 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -46,7 +49,8 @@ pub(super) struct Link {
     pool: Pool,
     tls: Tls,
     place: String,
-    prepared: bool,
+    /// Whether statements may have names: no, once a pooler has lost one.
+    names: AtomicBool,
     bound: Duration,
     /// The database's time when it last said it.
     clock: Mutex<Option<(i64, Instant)>>,
@@ -76,8 +80,8 @@ impl Link {
             .build()
             .map_err(|error| OpenError::Url(error.to_string()))?;
         let place = settings.place().to_owned();
-        let prepared = settings.prepared;
-        Ok(Self { pool, tls, place, prepared, bound, clock: Mutex::default() })
+        let names = AtomicBool::new(settings.prepared);
+        Ok(Self { pool, tls, place, names, bound, clock: Mutex::default() })
     }
 
     /// How long one call may take.
@@ -158,17 +162,10 @@ impl Link {
                 | &SqlState::T_R_DEADLOCK_DETECTED,
             ) => Trouble::Conflict,
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Trouble::Rights(words),
-            Some(&SqlState::INVALID_SQL_STATEMENT_NAME | &SqlState::DUPLICATE_PSTATEMENT) => {
-                let hint = "prepared_statements=true is not for poolers that give each transaction another connection";
-                Trouble::Other(format!("{words}: {hint}"))
-            }
             Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN) => {
                 Trouble::Missing(words)
             }
-            // Data exceptions, and limits such as that of what an index holds.
-            Some(code) if ["22", "54"].iter().any(|class| code.code().starts_with(class)) => {
-                Trouble::Value(words)
-            }
+            Some(code) if is_of_a_value(code) => Trouble::Value(words),
             _ => Trouble::Other(words),
         }
     }
@@ -178,6 +175,24 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("place", &self.place).finish_non_exhaustive()
     }
+}
+
+/// Whether a statement may have been refused for its name: it is not known, or is taken, or is of a statement that has other
+/// parameters, whose values these are not. Nothing was done.
+fn is_of_a_name(error: &Error) -> bool {
+    error.code().is_some_and(|code| {
+        let refused = [
+            SqlState::INVALID_SQL_STATEMENT_NAME,
+            SqlState::DUPLICATE_PSTATEMENT,
+            SqlState::PROTOCOL_VIOLATION,
+        ];
+        refused.contains(code) || is_of_a_value(code)
+    })
+}
+
+/// Data exceptions, and limits such as that of what an index holds.
+fn is_of_a_value(code: &SqlState) -> bool {
+    ["22", "54"].iter().any(|class| code.code().starts_with(class))
 }
 
 /// Runs all of them; they are first polled in their order. The first failure in that order counts.
@@ -212,13 +227,15 @@ impl Lease<'_> {
         self.judge(answer)
     }
 
-    /// The same for a statement that comes again and again: the server keeps what it made of it, if it may.
+    /// The same for a statement that comes again and again: the server keeps what it made of it, under a name. A pooler may
+    /// give each transaction another connection, where the name is not known, or somebody else's. Then the statement is
+    /// refused, goes again without a name, and so do all that come after it.
     pub async fn rows_again(
         &mut self,
         sql: &str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Trouble> {
-        if !self.link.prepared {
+        if !self.link.names.load(Ordering::Relaxed) {
             return self.rows(sql, params).await;
         }
         let Some(client) = &self.client else {
@@ -230,7 +247,21 @@ impl Lease<'_> {
             client.query(&statement, &values).await
         });
         let answer = answer.await;
-        self.judge(answer)
+        let Ok(Err(error)) = &answer else { return self.judge(answer) };
+        if !is_of_a_name(error) {
+            return self.judge(answer);
+        }
+        let why = in_words(error);
+        let rows = self.rows(sql, params).await?;
+        if self.link.names.swap(false, Ordering::Relaxed) {
+            let place = self.link.place();
+            tracing::info!(
+                place,
+                why,
+                "a pooler keeps no prepared statements: going on without them"
+            );
+        }
+        Ok(rows)
     }
 
     /// Statements without parameters, inside a transaction that was left open.

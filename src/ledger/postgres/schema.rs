@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The version of the schema that this program knows.
-const VERSION: i32 = 3;
+const VERSION: i32 = 4;
 
 /// The oldest server: 14, as its number.
 const OLDEST: i32 = 140_000;

@@ -13,7 +13,7 @@ pub struct Settings {
     pub(super) config: Config,
     pub(super) trust: Trust,
     pub(super) root_cert: Option<PathBuf>,
-    /// Whether writes are prepared once for each connection.
+    /// Whether writes are prepared once for each connection, as long as that works.
     pub(super) prepared: bool,
     /// Hosts, ports and database, for messages.
     place: String,
@@ -61,7 +61,7 @@ impl Settings {
         }
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let mut rest = form_urlencoded::Serializer::new(String::new());
-        let (mut mode, mut root_cert, mut prepared) = (None, None, false);
+        let (mut mode, mut root_cert, mut prepared) = (None, None, true);
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             if let Some((_, why)) = NOT_SUPPORTED.iter().find(|(refused, _)| *refused == name) {
                 return Err(bad(format!("{name}: {why}")));

@@ -1,9 +1,9 @@
 //! All SQL but the functions that it calls (`schema.sql`), and how a record becomes columns.
 //!
 //! Moves are written by one statement, so one round trip and no transaction that a paused replica could keep open: a
-//! record is read, moved by the pure functions, and written if its version is still the one that was read. Statements have no
-//! name, unless `prepared_statements` lets those that write have one, and sessions no state: PgBouncer may give each to another
-//! connection.
+//! record is read, moved by the pure functions, and written if its version is still the one that was read. Sessions have no state, and
+//! statements no name: PgBouncer may give each to another connection. Only those that write have one where it is kept
+//! (`Lease::rows_again`).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -205,8 +205,12 @@ pub(super) const BEGIN_MAKING: &str =
 pub(super) const LOCK_SCHEMA: &str = "SELECT pg_advisory_xact_lock(7239016550918276)::text";
 pub(super) const MAKE_SCHEMA: &str = "CREATE SCHEMA portcullis";
 /// What each version adds, from the first on. A replica of the version before goes on working beside it.
-pub(super) const VERSIONS_OF_SCHEMA: [&str; 3] =
-    [include_str!("schema.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+pub(super) const VERSIONS_OF_SCHEMA: [&str; 4] = [
+    include_str!("schema.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];
 /// Parameter: the version.
 pub(super) const NEW_VERSION: &str = "UPDATE portcullis.meta SET schema_version = $1";
 pub(super) const NEW_META: &str =

@@ -239,7 +239,12 @@ impl Line {
             if jobs.is_empty() {
                 return;
             }
+            let alone = jobs.len() == 1;
             self.shared.commit(jobs).await;
+            if alone && self.shared.waiting() == 0 {
+                // Nobody comes together with it: looking would only wake other threads.
+                return;
+            }
             // Those who were answered may have more to write: together rather than one after the other.
             for _ in 0..LOOKS {
                 let before = self.shared.waiting();
