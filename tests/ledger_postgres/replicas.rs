@@ -213,9 +213,13 @@ async fn who_takes_over_fences_the_other_out() {
     assert_eq!(other.take_over(&record.id, record.fence, HOUR).await, Ok(None), "it is held");
     set_clock(&database, HOUR + MINUTE);
     let taken = other.take_over(&record.id, record.fence, HOUR).await.unwrap().unwrap();
-    // The first one still knows the record as it wrote it.
+    // The first one still knows the record as it wrote it, and once it has written something, what the time is.
+    write(&one, &intent(2)).await;
     let late = one.advance(&record.id, record.fence, &to(State::Succeeded)).await;
     assert_eq!(late, Err(LedgerError::Fenced));
+    let next = one.intend(&Intent { group: group(1), ..intent(3) }).await.unwrap();
+    let Intended::GroupBusy(busy) = next else { panic!("the group is not free: {next:?}") };
+    assert_eq!(busy.id, record.id);
     let noted =
         one.advance(&record.id, 0, &portcullis::ledger::Move::note("too late")).await.unwrap();
     assert_eq!((noted.fence, noted.state), (taken.fence, State::InDoubt));
