@@ -62,9 +62,9 @@ async fn main() {
         fs::write(server.folder().join(name), script).unwrap();
     }
     println!("{ROUNDS} rounds of {SECONDS} s each, alternating; medians per second");
-    // As many callers as are named.
-    let named: Vec<usize> = env::args().skip(1).map(|word| word.parse().unwrap()).collect();
-    let callers = if named.is_empty() { vec![1, 16, 64] } else { named };
+    // As many callers as are asked for.
+    let asked: Vec<usize> = env::args().skip(1).map(|word| word.parse().unwrap()).collect();
+    let callers = if asked.is_empty() { vec![1, 16, 64] } else { asked };
     for clients in callers {
         let named = open(&database.url(), clients).await;
         let unnamed = format!("{}&prepared_statements=false", database.url());
