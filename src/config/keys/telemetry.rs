@@ -77,7 +77,7 @@ pub(super) const TELEMETRY: &[Key] = &[
     Key {
         name: "otlp_calls_per_second",
         takes: Takes::Number("calls", 1, 1_000_000),
-        default: "500",
+        default: "100",
         only_with: None,
         doc: "Of how many calls a second the collector hears one by one. Those beyond are counted, and \
               have their line on stderr, but begin no trace, and the collector gets their line only if \
